@@ -1,0 +1,56 @@
+"""The dataset card: what a release is, for somebody who comes across it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def headline(manifest: Mapping[str, Any]) -> str:
+    """The first judge's score on synthetic rows beside the real one, such as `roc_auc 0.931 (real 0.957)`; "" without scores."""
+    utility = manifest.get("scores", {}).get("utility", {})
+    metric, judges = utility.get("headline"), utility.get("judges")
+    if not metric or not judges:
+        return ""
+    judge = next(iter(judges.values()))
+    return f"{metric} {judge['synthetic'][metric]['mean']:.3f} (real {judge['real'][metric]['mean']:.3f})"
+
+
+def card(manifest: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """The dataset card: Hugging Face's front matter, then what this is, its columns and how to read it."""
+    name, line = manifest["dataset"], headline(manifest)
+    columns = [f"| {_cell(c['name'])} | {c['kind']} | {_cell(c['type'])} |" for c in schema["columns"]]
+    gates = [f"- {g['name']}: {'passed' if g['passed'] else 'failed'}" for g in manifest.get("gates", [])]
+    return f"""---
+pretty_name: {name} (synthetic)
+tags: [synthetic, {_modality(schema)}]
+configs:
+- config_name: default
+  data_files: [{{split: train, path: data/train-*.parquet}}]
+---
+
+# {name}, synthetic, {manifest["version"]}
+
+{manifest["rows"]:,} rows drawn from a generative model that was fitted to a real table. {f"Utility: {line}." if line else ""}
+`report.html` tells how far they can be trusted, `release.json` how they were made.
+
+Read the `data` folder, which holds nothing but parquet:
+
+```python
+pandas.read_parquet("data")
+datasets.load_dataset(".")
+```
+
+| column | kind | type |
+|---|---|---|
+{chr(10).join(columns)}
+{chr(10).join(["", "## Gates", "", *gates, ""]) if gates else ""}"""
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|")
+
+
+def _modality(schema: Mapping[str, Any]) -> str:
+    kinds = {column["kind"] for column in schema["columns"]}
+    return "image" if kinds & {"image", "mask"} else "text" if "text" in kinds else "tabular"

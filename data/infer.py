@@ -1,0 +1,181 @@
+"""From a table to its schema: what each column means, guessed from Arrow type, name and values; everything unusable is named."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.arrow import DAY, IMAGE_TYPE, to_numbers, to_strings
+from data.errors import BadInput, suggest
+from data.schema import KINDS, RARE, Column, Schema, Task
+
+MIN_ROWS = 50  # a joint distribution cannot be learnt, split and judged on less
+MAX_CLASSES = 50  # an integer target with more distinct values than this is a quantity, not a class
+MAX_NAME = 128
+ID_NAME = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|nbr|nr|no|ssn|iban|email|e-mail)$|(?<=[a-z])(Id|ID)$", re.IGNORECASE)
+
+
+def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str]) -> Schema:
+    """The schema of a table. BadInput names what cannot be used."""
+    check_names(table.column_names)
+    if target is not None and target not in table.column_names:
+        raise BadInput(f"the target column {target!r} does not exist{suggest(target, table.column_names)}")
+    for name, kind in kinds.items():
+        if name not in table.column_names:
+            raise BadInput(f"the job gives a kind to column {name!r}, which does not exist{suggest(name, table.column_names)}")
+        if kind not in KINDS:
+            raise BadInput(f"column {name!r}: {kind!r} is not a kind of column; choose one of {', '.join(KINDS)}")
+    if table.num_rows < MIN_ROWS:
+        raise BadInput(f"the table has {table.num_rows} rows; at least {MIN_ROWS} are needed to learn from it and to judge the result")
+    columns = tuple(fitting_column(name, table[name], kinds.get(name), name == target) for name in table.column_names)
+    schema = Schema("density", target, columns)
+    if target is None:
+        return schema
+    y = schema[target]
+    if y.kind not in ("image", "mask") and len(pc.unique(table[target].drop_null())) < 2:
+        raise BadInput(f"the target column {target!r} is constant: there is nothing to predict; choose another target")
+    task: Task
+    if any(c.kind == "image" for c in columns):
+        task = {"mask": "segmentation", "image": "image-to-image"}.get(y.kind, "classification")  # type: ignore[assignment]
+    elif y.kind == "text":
+        task = "text-to-text"
+    elif y.kind in ("category", "boolean"):
+        task = "classification"
+    elif y.is_number:
+        task = "regression"
+    else:
+        raise BadInput(
+            f"the target column {target!r} looks like an identifier, which cannot be predicted; choose another target, or give its kind"
+        )
+    return replace(schema, task=task)
+
+
+def fitting_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target: bool) -> Column:
+    """`infer_column`, with BadInput for a type that nothing reads or that cannot be of the kind asked for; never a value."""
+    try:
+        column = infer_column(name, values, kind, is_target)
+        if column.is_number:
+            column.array(np.zeros(1))
+        return column
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError):
+        why = f"which cannot be of kind {kind}: give another kind" if kind else "which no generator reads: convert it"
+        raise BadInput(f"column {name!r} has the type {values.type}, {why}, or drop it (--drop)") from None
+
+
+def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target: bool) -> Column:
+    """One column's kind, type, grid, range and publishable categories."""
+    arrow = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if pa.types.is_null(arrow) or values.null_count == len(values):
+        what = "the target column" if is_target else "column"
+        raise BadInput(
+            f"{what} {name!r} is all null: there is nothing to learn; drop it" + (" or choose another target" if is_target else "")
+        )
+    if pa.types.is_large_string(arrow) or pa.types.is_string_view(arrow):
+        arrow = pa.string()
+    kind = kind or guess_kind(name, values, arrow, is_target)
+    if kind in ("image", "mask"):
+        return Column(name, kind, str(IMAGE_TYPE), nullable=values.null_count > 0)  # type: ignore[arg-type]
+    column = Column(name, kind, str(arrow), nullable=values.null_count > 0)  # type: ignore[arg-type]
+    if column.is_number:
+        numbers = column.numbers(values)
+        numbers = numbers[~np.isnan(numbers)]
+        if np.isinf(numbers).any():
+            raise BadInput(f"column {name!r} holds infinite values: replace them by numbers or by nulls")
+        step = grid(numbers, arrow)
+        low, high = round_outwards(numbers, step)
+        return replace(column, step=step, low=low, high=high)
+    if kind in ("category", "boolean"):
+        strings = column.strings(values)
+        counts = sorted((v["values"], v["counts"]) for v in pc.value_counts(strings.drop_null()).to_pylist())
+        kept = [value for value, count in counts if count >= RARE]
+        if sum(count for value, count in counts if count < RARE) > 0.5 * len(values):
+            raise BadInput(
+                f"column {name!r} has {len(counts):,} different values and most rows hold one that fewer than {RARE} rows share: "
+                f"drop it (--drop), or have it regenerated (--kind with id)"
+            )
+        if pa.types.is_integer(arrow) or pa.types.is_floating(arrow):
+            kept.sort(key=float)
+        return replace(column, categories=tuple(kept), ordered=not pa.types.is_string(arrow))
+    return column
+
+
+def guess_kind(name: str, values: pa.ChunkedArray, arrow: pa.DataType, is_target: bool) -> str:
+    """The kind that a column's Arrow type, name and values suggest. BadInput for a type that cannot be modelled."""
+    if pa.types.is_boolean(arrow):
+        return "boolean"
+    if pa.types.is_timestamp(arrow) or pa.types.is_date(arrow):
+        return "datetime"
+    if pa.types.is_struct(arrow) and {"bytes"} <= {f.name for f in arrow}:
+        return "mask" if re.search(r"mask|label|segment", name, re.IGNORECASE) else "image"
+    if pa.types.is_duration(arrow) or pa.types.is_time(arrow):
+        return "integer"
+    distinct = pc.count_distinct(values).as_py() if not pa.types.is_dictionary(values.type) else len(pc.unique(values.drop_null()))
+    share = distinct / max(1, len(values) - values.null_count)
+    if pa.types.is_integer(arrow):
+        bounds = pc.min_max(values)
+        sequential = bounds["max"].as_py() - bounds["min"].as_py() + 1 == distinct
+        if not is_target and values.null_count == 0 and ((share == 1 and sequential) or (share > 0.5 and ID_NAME.search(name))):
+            return "id"
+        return "category" if is_target and distinct <= MAX_CLASSES else "integer"
+    if pa.types.is_floating(arrow) or pa.types.is_decimal(arrow):
+        numbers = to_numbers(values)
+        whole = bool(np.all(numbers[np.isfinite(numbers)] % 1 == 0))
+        if whole and is_target and distinct <= MAX_CLASSES:
+            return "category"
+        return "integer" if whole else "number"
+    if pa.types.is_string(arrow) or pa.types.is_large_string(arrow) or pa.types.is_string_view(arrow):
+        strings = to_strings(values).drop_null()
+        words = pc.mean(pc.count_substring(strings, " ")).as_py() + 1
+        if share > 0.5 and words < 2 and (share == 1 or ID_NAME.search(name)) and not is_target:
+            return "id"
+        counts = pc.value_counts(strings).field("counts").to_numpy(zero_copy_only=False)
+        few = counts[counts < RARE].sum() > 0.5 * len(values)
+        return "text" if few and words >= 2 else "category"
+    raise BadInput(f"column {name!r} has the type {arrow}, which no generator reads: convert it, or drop it (--drop)")
+
+
+def grid(numbers: np.ndarray, arrow: pa.DataType) -> float:
+    """The largest sensible step of which every value is a whole multiple; 0 for continuous values."""
+    if pa.types.is_date(arrow):
+        return float(DAY)
+    if pa.types.is_timestamp(arrow) or pa.types.is_duration(arrow) or pa.types.is_time(arrow):
+        return float(next(s for s in (DAY, 3_600_000_000, 60_000_000, 1_000_000, 1_000, 1) if np.all(numbers % s == 0)))
+    if pa.types.is_integer(arrow):
+        return 1.0
+    for decimals in range(9):
+        scaled = numbers * 10.0**decimals
+        if np.all(np.abs(scaled - np.rint(scaled)) <= 1e-9 * np.maximum(1, np.abs(scaled))):
+            return float(f"1e-{decimals}")
+    return 0.0
+
+
+def round_outwards(numbers: np.ndarray, step: float) -> tuple[float, float]:
+    """A range that holds every value and discloses no extreme: rounded outwards to two figures of the spread.
+
+    That a quantity is never negative is no secret: such a range ends at zero.
+    """
+    low, high = float(numbers.min()), float(numbers.max())
+    unit = max(step, 10.0 ** (math.floor(math.log10((high - low) or abs(high) or 1.0)) - 1))
+    outer = math.floor(low / unit - 1e-9) * unit
+    return (max(0.0, outer) if low >= 0 else outer), math.ceil(high / unit + 1e-9) * unit
+
+
+def check_names(names: Sequence[str]) -> None:
+    """BadInput unless every column name is there once, printable, short, and safe to show in any page or query."""
+    for position, name in enumerate(names, 1):
+        if not name.strip():
+            raise BadInput(f"column {position} has an empty name: give it one")
+        if len(name) > MAX_NAME:
+            raise BadInput(f"the name of column {position} ({name[:20]}…) has {len(name):,} characters: rename it to at most {MAX_NAME}")
+        if not name.isprintable():
+            raise BadInput(f"the name of column {position} holds a line break or another control character: rename it")
+        if re.search("[<>\"'`]", name):
+            raise BadInput(f"the name of column {position} holds a quote or an angle bracket: rename it")
+        if names.index(name) != position - 1:
+            raise BadInput(f"two columns are called {name!r}: rename one")

@@ -1,0 +1,395 @@
+"""Publishing and reading back: versioned folders that appear whole, by one rename, or not at all.
+
+    <root>/<dataset>/<version>/   README.md  release.json  _SUCCESS  report.html  model/  data/train-00000-of-00001.parquet
+    <root>/<dataset>/LATEST       the current version's name
+    <root>/_staging/              what is being written        <root>/_quarantine/<dataset>/<time>/   what its gates rejected
+
+Versions v1, v2, … never change. Rows are written below `_staging` on the same file system, then renamed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.card import card, headline
+from data.errors import BadInput
+from data.schema import Dataset
+
+ROW_GROUP = 100_000
+IMAGE_ROW_GROUP = 100
+STALE = 86_400  # seconds after which what another machine left in staging is taken for abandoned
+_open: set[Path] = set()  # the staging folders of this process
+
+
+@contextmanager
+def staging(root: Path | str, dataset: str) -> Iterator[Path]:
+    """An empty folder below `<root>/_staging` to write a release of `dataset` in; gone afterwards unless it was published.
+
+    Its name carries the owner, host and process, so that `sweep` can tell what a killed run left. BadInput: not writable.
+    """
+    check_name(dataset)
+    folder = Path(root) / "_staging" / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
+    with writing(Path(root)):
+        folder.mkdir(parents=True)
+    _open.add(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _open.discard(folder)
+
+
+def sweep(root: Path | str) -> list[Path]:
+    """Remove what runs that are gone left in `<root>/_staging`; returns what was removed."""
+    gone = [folder for folder in (Path(root) / "_staging").glob("*") if abandoned(folder)]
+    for folder in gone:
+        shutil.rmtree(folder, ignore_errors=True)
+    return gone
+
+
+def abandoned(folder: Path) -> bool:
+    """Is the process that writes this staging folder gone? On another machine: has nothing changed for a day?"""
+    host, _, rest = folder.name.partition("~")
+    pid = rest.partition("~")[0]
+    if host != socket.gethostname() or not pid.isdigit():
+        try:
+            return time.time() - folder.stat().st_mtime > STALE
+        except OSError:
+            return False
+    if int(pid) == os.getpid():
+        return folder not in _open
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def write_rows(
+    folder: Path,
+    chunks: Iterator[Dataset],
+    *,
+    rows: int,
+    provenance: Mapping[str, Any],
+    rows_per_file: int = 1_000_000,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Path]:
+    """Stream datasets into `<folder>/data/train-….parquet`, exactly `rows` rows, holding one row group in memory at a time.
+
+    The footers carry `alfar.schema` and `alfar.provenance` beside the table's own keys. ValueError when the chunks end early.
+    """
+    sizes = [min(rows_per_file, rows - start) for start in range(0, rows, rows_per_file)]
+    names = [f"train-{i:05d}-of-{len(sizes):05d}.parquet" for i in range(len(sizes))]
+    feed = Feed(iter(chunks))
+    with writing(folder):
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+    paths, done = [folder / "data" / name for name in names], 0
+    for path, size in zip(paths, sizes, strict=True):
+        schema, group = footer(feed.first, provenance)
+        with writing(path), pq.ParquetWriter(path, schema, compression="zstd", compression_level=3) as writer:
+            for start in range(0, size, group):
+                table = feed.take(min(group, size - start))
+                writer.write_table(table.cast(schema), row_group_size=group)
+                done += table.num_rows
+                if progress:
+                    progress(done, rows, "rows written")
+    return paths
+
+
+def footer(first: Dataset, provenance: Mapping[str, Any]) -> tuple[pa.Schema, int]:
+    """The Arrow schema with all footer keys, and the rows of a row group."""
+    arrow = first.schema.arrow
+    keys = {
+        **(first.table.schema.metadata or {}),
+        **(arrow.metadata or {}),
+        b"alfar.schema": json.dumps(first.schema.to_json()).encode(),
+        b"alfar.provenance": json.dumps(provenance, sort_keys=True).encode(),
+    }
+    pictures = any(column.kind in ("image", "mask") for column in first.schema.columns)
+    return arrow.with_metadata(keys), IMAGE_ROW_GROUP if pictures else ROW_GROUP
+
+
+class Feed:
+    """Chunks of any size, taken in pieces of the size asked for."""
+
+    def __init__(self, chunks: Iterator[Dataset]):
+        self.chunks = chunks
+        self.first = next(chunks, None) or _too_few(0)
+        self.left = self.first.table
+
+    def take(self, rows: int) -> pa.Table:
+        """The next `rows` rows. ValueError when the chunks end early."""
+        parts, missing = [], rows
+        while missing:
+            if self.left.num_rows == 0:
+                self.left = (next(self.chunks, None) or _too_few(missing)).table
+            parts.append(self.left.slice(0, missing))
+            self.left = self.left.slice(parts[-1].num_rows)
+            missing -= parts[-1].num_rows
+        return pa.concat_tables(parts)
+
+
+def _too_few(missing: int) -> Dataset:
+    raise ValueError(f"the generator stopped early: at least {missing or 1:,} rows are missing")
+
+
+def publish(staged: Path, root: Path | str, dataset: str, manifest: Mapping[str, Any], *, at: datetime) -> Path:
+    """Make a staged folder the next version of `dataset` and its current one; returns the version's folder.
+
+    `manifest` is completed by dataset, version, time, rows and files (path, bytes, sha256, rows). Nothing is visible before the
+    one rename; LATEST never moves backwards. BadInput when the destination cannot be written.
+    """
+    check_name(dataset)
+    home = Path(root) / dataset
+    with writing(home):
+        home.mkdir(parents=True, exist_ok=True)
+        with locked(home):
+            number = max([_number(name) for name in os.listdir(home)] + [_number(latest(home) or "")]) + 1
+            files = described(staged)
+            while not moved(staged, home / f"v{number}", dataset, manifest, files, at, "_SUCCESS"):
+                number += 1  # another publisher, on a file system without locks, took this number
+            if number > _number(latest(home) or ""):
+                _write(home / ".LATEST", f"v{number}\n")
+                os.replace(home / ".LATEST", home / "LATEST")
+                sync(home)
+    return home / f"v{number}"
+
+
+def quarantine(staged: Path, root: Path | str, dataset: str, manifest: Mapping[str, Any], reasons: Sequence[str]) -> Path:
+    """Keep a rejected release aside with the reasons, in `<root>/_quarantine/<dataset>/<UTC time>`; what is published stays."""
+    check_name(dataset)
+    now = datetime.now(UTC)
+    home = Path(root) / "_quarantine" / dataset
+    with writing(home):
+        home.mkdir(parents=True, exist_ok=True)
+        files, number = described(staged), 0
+        while True:
+            target = home / (now.strftime("%Y%m%dT%H%M%SZ") + (f"-{number}" if number else ""))
+            if moved(staged, target, dataset, {**manifest, "reasons": list(reasons)}, files, now, "_REJECTED"):
+                return target
+            number += 1
+
+
+def moved(
+    staged: Path, target: Path, dataset: str, manifest: Mapping[str, Any], files: list[dict[str, Any]], at: datetime, mark: str
+) -> bool:
+    """Complete a staged folder (card, manifest, mark last), make it durable and rename it; False when the target is taken."""
+    if target.exists():
+        return False
+    full = {**manifest, "dataset": dataset, "version": target.name, "created": at.astimezone(UTC).isoformat(timespec="seconds")}
+    full["rows"] = sum(f.get("rows", 0) for f in files)
+    _write(staged / "README.md", card(full, schema_of(staged)))
+    full["files"] = [*files, entry(staged, staged / "README.md")]
+    _write(staged / "release.json", json.dumps(full, indent=1, ensure_ascii=False) + "\n")
+    _write(staged / mark, sha256(staged / "release.json") + "\n")
+    for place, _, names in os.walk(staged, topdown=False):
+        for path in [*(Path(place) / name for name in names), Path(place)]:
+            sync(path)
+    try:
+        os.rename(staged, target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    sync(target.parent)
+    return True
+
+
+def described(staged: Path) -> list[dict[str, Any]]:
+    """Path, bytes and sha256 of each file of a staged folder, and the rows of each parquet file. ValueError without rows."""
+    own = {staged / name for name in ("README.md", "release.json", "_SUCCESS", "_REJECTED")}
+    files = [entry(staged, path) for path in sorted(staged.rglob("*")) if path.is_file() and path not in own]
+    if not any("rows" in f for f in files):
+        raise ValueError("a release needs at least one parquet file in data/")
+    return files
+
+
+def entry(folder: Path, path: Path) -> dict[str, Any]:
+    """One file as the manifest lists it."""
+    facts: dict[str, Any] = {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    if path.parent == folder / "data":
+        facts["rows"] = pq.read_metadata(path).num_rows
+    return facts
+
+
+def schema_of(folder: Path) -> dict[str, Any]:
+    """The schema JSON in the footer of a folder's first data file."""
+    first = sorted((folder / "data").glob("*.parquet"))[0]
+    return json.loads((pq.read_metadata(first).metadata or {}).get(b"alfar.schema", b'{"columns": []}'))
+
+
+def check_name(dataset: str) -> None:
+    """BadInput unless the name is safe as a folder."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", dataset):
+        raise BadInput(f"the dataset name {dataset[:80]!r} must be 1 to 60 of a-z, 0-9, _ and -, beginning with a letter or digit")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the file system as one sentence."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else "the file system refused"
+        raise BadInput(f"cannot write to {path}: {why}; choose another destination or make room") from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One publisher of a dataset at a time; the lock falls with the process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: the rename still decides who gets a number
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def latest(home: Path) -> str | None:
+    """What `<home>/LATEST` says, if it stands for a version."""
+    try:
+        name = (home / "LATEST").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError):
+        return None
+    return name if _number(name) else None
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _number(version: str) -> int:
+    return int(version[1:]) if re.fullmatch(r"v[1-9][0-9]{0,8}", version) else 0
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Release:
+    """A published (or quarantined) folder and its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    dataset: str
+    version: str  # v3; for a quarantined release its time
+    rows: int
+    created: datetime
+
+    @classmethod
+    def of(cls, folder: Path, manifest: Mapping[str, Any]) -> Release:
+        """A folder with its manifest. KeyError, TypeError or ValueError when the manifest lacks what a release has."""
+        for file in manifest["files"]:
+            _ = file["path"], file["bytes"], file["sha256"]
+        created = datetime.fromisoformat(manifest["created"])
+        return cls(folder, manifest, str(manifest["dataset"]), str(manifest["version"]), int(manifest["rows"]), created)
+
+    @property
+    def number(self) -> int:
+        """3 for `v3`; 0 for a quarantined release."""
+        return _number(self.version)
+
+    @property
+    def verdict(self) -> str:
+        """`passed` or `rejected`."""
+        return "rejected" if _marked(self.folder) == "_REJECTED" else "passed"
+
+    @property
+    def headline(self) -> str:
+        """The utility in one line."""
+        return headline(self.manifest)
+
+    @property
+    def data(self) -> Path:
+        """The folder that readers of parquet are pointed at: it holds nothing else."""
+        return self.folder / "data"
+
+    @property
+    def model(self) -> Path:
+        """The folder of the fitted model, which need not exist."""
+        return self.folder / "model"
+
+    def verify(self) -> None:
+        """BadInput unless every file is there with the size and digest that the manifest states, and the data holds no other."""
+        listed = {f["path"]: f for f in self.manifest["files"]}
+        for name, facts in listed.items():
+            path = self.folder / name
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise BadInput(f"{self.folder}: the manifest names a file outside the release")
+            if not path.is_file() or path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
+                raise BadInput(f"{path} is missing or not as it was published: take another copy of the release")
+        if extra := sorted({f"data/{p.name}" for p in self.data.iterdir()} - set(listed)):
+            raise BadInput(f"{self.folder / extra[0]} does not belong to the release: remove it")
+
+
+def open_release(path: Path | str, *, verify: bool = False) -> Release:
+    """The release in a version's folder, or the current one of a dataset's folder. BadInput for anything else."""
+    folder = Path(path)
+    if not (folder / "release.json").is_file():
+        complete = sorted((f for f in folder.glob("v*") if _number(f.name) and _marked(f)), key=lambda f: _number(f.name))
+        name = latest(folder)
+        if name is None and not complete:
+            raise BadInput(f"{folder} is not a release: give the folder of a dataset or of one of its versions")
+        folder = folder / name if name else complete[-1]
+    if not _marked(folder):
+        raise BadInput(f"{folder} is not a complete release: it lacks _SUCCESS")
+    try:
+        text = (folder / "release.json").read_bytes()
+        release = Release.of(folder, json.loads(text))
+        sealed = (folder / _marked(folder)).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise BadInput(f"{folder / 'release.json'} is damaged: take another copy of the release") from None
+    if hashlib.sha256(text).hexdigest() != sealed:
+        raise BadInput(f"{folder / 'release.json'} is not as it was published: take another copy of the release")
+    if verify:
+        release.verify()
+    return release
+
+
+def releases(root: Path | str) -> list[Release]:
+    """All complete releases below `root`, by dataset and version; what is half there or damaged is not listed."""
+    found = []
+    for folder in Path(root).glob("*/v*"):
+        if folder.parent.name[0] not in "._" and _number(folder.name) and _marked(folder) == "_SUCCESS":
+            with suppress(BadInput):
+                found.append(open_release(folder))
+    return sorted(found, key=lambda r: (r.dataset, r.number))
+
+
+def _marked(folder: Path) -> str:
+    return next((mark for mark in ("_SUCCESS", "_REJECTED") if (folder / mark).is_file()), "")

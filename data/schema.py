@@ -1,0 +1,201 @@
+"""Column, Schema, Dataset and Split: what a table of draws from P(x, y) is made of.
+
+A Schema says what each column means (its *kind*) and how it is stored (its Arrow *type*). It is inferred from a table and
+can be overridden. It is published with every release, so it holds nothing that belongs to one row: categories that occur in
+fewer than `RARE` rows are left out and ranges are rounded outwards.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.arrow import cast, hf_dtype, parse_type, to_numbers, to_strings
+from data.errors import BadInput
+
+Kind = Literal["number", "integer", "category", "boolean", "datetime", "id", "text", "image", "mask"]
+Task = Literal["density", "classification", "regression", "segmentation", "text-to-text", "image-to-image"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+RARE = 5  # a value seen in fewer rows than this belongs to somebody: it is neither learnt nor published
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `type` is the Arrow type that a release stores; `low`/`high` are rounded outwards, in `numbers` units.
+
+    `step` is the grid of a quantity: values are whole multiples of it (0.01 for cents, 1 for integers, a day in microseconds for
+    dates); 0 means continuous. `ordered` says that `categories` stand in their natural order.
+    """
+
+    name: str
+    kind: Kind
+    type: str
+    nullable: bool = False
+    categories: tuple[str, ...] = ()
+    ordered: bool = False
+    step: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return parse_type(self.type)
+
+    @property
+    def is_number(self) -> bool:
+        """Does `numbers` give a quantity with an order and a distance?"""
+        return self.kind in ("number", "integer", "datetime")
+
+    def numbers(self, values: pa.ChunkedArray | pa.Array) -> np.ndarray:
+        """float64 [n]: the quantity itself, or microseconds since 1970 for dates; NaN where null."""
+        return to_numbers(values)
+
+    def strings(self, values: pa.ChunkedArray | pa.Array) -> pa.Array:
+        """string [n]: a category's spelling, null where null."""
+        return to_strings(values)
+
+    def array(self, numbers: np.ndarray, null: np.ndarray | None = None) -> pa.Array:
+        """The inverse of `numbers`: float64 [n] put on the column's grid and into its Arrow type."""
+        if self.step:
+            numbers = np.rint(numbers / self.step) * self.step
+            if self.step < 1:
+                numbers = np.round(numbers, max(0, -math.floor(math.log10(self.step) + 1e-9)))
+        kind = self.arrow
+        if pa.types.is_floating(kind):
+            return pa.array(numbers, mask=null).cast(kind)
+        if pa.types.is_decimal(kind):
+            return pa.array(np.round(numbers, kind.scale), mask=null).cast(kind, safe=False)
+        if pa.types.is_integer(kind):
+            bounds = np.iinfo(kind.to_pandas_dtype())
+            whole = np.clip(numbers, bounds.min, min(bounds.max, 2**63 - 1024))
+            return pa.array(np.rint(whole).astype(np.int64), mask=null).cast(kind, safe=False)
+        whole = pa.array(np.rint(numbers).astype(np.int64), mask=null)
+        if pa.types.is_date(kind):
+            return whole.cast(pa.timestamp("us")).cast(kind, safe=False)
+        if pa.types.is_timestamp(kind):
+            return whole.cast(pa.timestamp("us", tz=kind.tz)).cast(kind, safe=False)
+        if pa.types.is_duration(kind):
+            return whole.cast(pa.duration("us")).cast(kind, safe=False)
+        if pa.types.is_time(kind):
+            return whole.cast(pa.time64("us")).cast(kind, safe=False)
+        raise TypeError(f"column {self.name!r} of type {self.type} does not hold numbers")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a dataset means: its columns in order, the target y (None: only P(x)), and the task that joins x and y."""
+
+    task: Task
+    target: str | None
+    columns: tuple[Column, ...]
+
+    def __getitem__(self, name: str) -> Column:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema that a release stores, with the Hugging Face key that makes images decode."""
+        fields = [pa.field(c.name, c.arrow) for c in self.columns]
+        features = {c.name: {"_type": "Image"} for c in self.columns if c.kind in ("image", "mask")}
+        if not features:
+            return pa.schema(fields)
+        for c in self.columns:
+            if c.name not in features:
+                features[c.name] = {"dtype": hf_dtype(c.arrow), "_type": "Value"}
+        ordered = {c.name: features[c.name] for c in self.columns}
+        return pa.schema(fields, metadata={b"huggingface": json.dumps({"info": {"features": ordered}}).encode()})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, spec: Mapping[str, Any]) -> Schema:
+        columns = tuple(Column(**{**c, "categories": tuple(c["categories"])}) for c in spec["columns"])
+        return cls(task=spec["task"], target=spec["target"], columns=columns)
+
+    @classmethod
+    def infer(cls, table: pa.Table, *, target: str | None = None, kinds: Mapping[str, str] | None = None) -> Schema:
+        """The schema of a table, `kinds` overriding what is guessed. BadInput names the column that cannot be used."""
+        from data.infer import infer_schema
+
+        return infer_schema(table, target, dict(kinds or {}))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A table of draws from P(x, y) with its schema; columns stand in the schema's order and types."""
+
+    schema: Schema
+    table: pa.Table
+
+    def __post_init__(self) -> None:
+        if self.table.column_names != self.schema.names:
+            raise BadInput(f"the table's columns are {self.table.column_names}, the schema says {self.schema.names}")
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def x(self) -> pa.Table:
+        """Every column but the target."""
+        return self.table if self.schema.target is None else self.table.drop_columns([self.schema.target])
+
+    @property
+    def y(self) -> pa.ChunkedArray:
+        """The target column."""
+        if self.schema.target is None:
+            raise BadInput("this dataset has no target column")
+        return self.table[self.schema.target]
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """The rows at these positions (int [m]) or where this mask (bool [n]) is true."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return Dataset(self.schema, self.table.take(pa.array(rows)))
+
+    @classmethod
+    def of(cls, table: pa.Table, schema: Schema) -> Dataset:
+        """A table cast to a schema: columns chosen, ordered and typed as it says. BadInput names what is missing or unfit."""
+        missing = [name for name in schema.names if name not in table.column_names]
+        if missing:
+            raise BadInput(f"the table lacks column {missing[0]!r}, which the schema has")
+        arrays = []
+        for column in schema.columns:
+            try:
+                arrays.append(cast(table[column.name], column.arrow))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                raise BadInput(f"column {column.name!r} is {table[column.name].type}, which does not fit {column.type}") from None
+        return cls(schema, pa.table(arrays, schema=schema.arrow))
+
+    def save(self, path: Path) -> None:
+        """One parquet file that holds the rows and, in its footer, the schema."""
+        meta = {**(self.table.schema.metadata or {}), b"alfar.schema": json.dumps(self.schema.to_json()).encode()}
+        pq.write_table(self.table.replace_schema_metadata(meta), path, compression="zstd", row_group_size=100_000)
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """What `save` wrote."""
+        table = pq.read_table(path)
+        return cls(Schema.from_json(json.loads(table.schema.metadata[b"alfar.schema"])), table)
+
+
+class Split(NamedTuple):
+    """A generator sees `train`; `test` is what everything is scored on."""
+
+    train: Dataset
+    test: Dataset

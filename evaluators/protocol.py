@@ -1,0 +1,158 @@
+"""What a synthetic training set is worth: a judge learns on it and is scored on real rows it never saw.
+
+Six training sets, all scored on the same real test rows:
+
+    real             the real training rows (TRTR): what there is to reach
+    synthetic        as many synthetic rows (TSTR)
+    augmented        real and synthetic rows together (AUG)
+    floor            the real rows with every column shuffled on its own: the columns are right, nothing joins them
+    cheat            the real rows redrawn with replacement: what a generator that only memorises would score
+    augmented_cheat  real and redrawn rows together: twice the rows and no new information, the control for `augmented`
+
+Error bars are 95 % intervals: the test rows are redrawn, the same redraws for every training set, and the spread over independent
+synthetic samples is added. Any judge that returns scores as functions of row weights works, whatever the columns hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.schema import Dataset, Split
+from evaluators.tabular import JUDGES, Judge, side_by_side
+
+DRAWS = 200  # redraws of the test rows behind an interval
+ROWS = 20_000  # rows that a judge learns on or is scored on, unless told otherwise
+NO_SKILL = {"roc_auc": 0.5, "r2": 0.0}  # what a headline is worth when nothing was learnt; for other headlines: the floor's score
+FLOORS = 3  # shuffles behind the floor: what one of them happens to teach is chance
+LEAST_SIGNAL = 0.02  # below this distance from no skill there is nothing to keep, and a ratio says nothing
+
+
+def utility(
+    split: Split, synthetic: list[Dataset], *, seed: int = 0, judges: Mapping[str, Judge] | None = None, rows: int | None = ROWS
+) -> dict[str, Any]:
+    """Scores of every judge on every training set, and the share of the real signal that the synthetic rows keep.
+
+    `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on. The shape is
+    {"task", "headline", "test_rows", "train_rows", "synthetic_rows", "samples", "judges": {judge: {training set: {metric: {"mean",
+    "low", "high"}}}}, "ratio": {"value", "low", "high", "judge"}}. `ratio` is (synthetic - no skill) / (real - no skill) of the
+    headline for the judge that is best on real rows. Without a target, or without a judge for the task: {"task", "why"}.
+    """
+    schema = split.train.schema
+    if schema.target is None:
+        return {"task": schema.task, "why": "no target column: there is nothing to predict"}
+    if judges is None:
+        if schema.task not in ("classification", "regression"):
+            return {"task": schema.task, "why": f"no judge is given for {schema.task}"}
+        judges = JUDGES
+    rng = np.random.default_rng([seed, 0x0711])
+    train, test = (capped(answered(data, split.train), rows, rng) for data in split)
+    samples = [capped(answered(data, split.train), len(train), rng) for data in synthetic]
+    if not len(train) or not len(test) or not samples:
+        return {"task": schema.task, "why": "no real training row, test row or synthetic sample to judge"}
+    sets = training_sets(train, samples, rng)
+    weights = redraws(len(test), rng)
+    luck = rng.random((DRAWS, max(map(len, sets.values()))))
+    fits = [(name, kind, data) for name in judges for kind, datasets in sets.items() for data in datasets]
+    scored = side_by_side(lambda fit: judges[fit[0]](fit[2], test, seed)(weights), fits)
+    drawn: dict[str, dict[str, dict[str, np.ndarray]]] = {name: {} for name in judges}
+    for name, kind in dict.fromkeys(fit[:2] for fit in fits):
+        drawn[name][kind] = combine([scores for fit, scores in zip(fits, scored, strict=True) if fit[:2] == (name, kind)], luck)
+    headline = next(iter(next(iter(drawn.values()))["real"]))
+    return {
+        "task": schema.task,
+        "headline": headline,
+        "test_rows": len(test),
+        "train_rows": len(train),
+        "synthetic_rows": [len(data) for data in samples],
+        "samples": len(samples),
+        "judges": {
+            name: {kind: {metric: interval(values) for metric, values in metrics.items()} for kind, metrics in kinds.items()}
+            for name, kinds in drawn.items()
+        },
+        "ratio": ratio(drawn, headline),
+    }
+
+
+def training_sets(train: Dataset, samples: list[Dataset], rng: np.random.Generator) -> dict[str, list[Dataset]]:
+    """The six training sets; those that hold synthetic rows once for each sample."""
+    n = len(train)
+    names = train.schema.names
+    floors = [pa.table({name: train.table[name].take(pa.array(rng.permutation(n))) for name in names}) for _ in range(FLOORS)]
+    cheat = train.take(rng.integers(n, size=n))
+    return {
+        "real": [train],
+        "synthetic": samples,
+        "augmented": [joined(train, sample) for sample in samples],
+        "floor": [Dataset(train.schema, table) for table in floors],
+        "cheat": [cheat],
+        "augmented_cheat": [joined(train, cheat)],
+    }
+
+
+def answered(data: Dataset, like: Dataset) -> Dataset:
+    """The rows whose target is known, in the types of `like`'s schema."""
+    data = Dataset.of(data.table, like.schema)
+    return data.take(pc.invert(pc.is_null(data.y, nan_is_null=True)).to_numpy().astype(bool))
+
+
+def capped(data: Dataset, rows: int | None, rng: np.random.Generator) -> Dataset:
+    """At most so many of the rows, chosen at random, in their order."""
+    if rows is None or len(data) <= rows:
+        return data
+    return data.take(np.sort(rng.choice(len(data), rows, replace=False)))
+
+
+def joined(a: Dataset, b: Dataset) -> Dataset:
+    """The rows of both."""
+    return Dataset(a.schema, pa.concat_tables([a.table, b.table]))
+
+
+def redraws(n: int, rng: np.random.Generator) -> np.ndarray:
+    """float64 [n, 1 + DRAWS]: how often each row is in each redraw; the first column is the rows as they are."""
+    weights = np.ones((n, 1 + DRAWS))
+    for draw in range(1, 1 + DRAWS):
+        weights[:, draw] = np.bincount(rng.integers(n, size=n), minlength=n)
+    return weights
+
+
+def combine(scored: list[dict[str, np.ndarray]], luck: np.ndarray) -> dict[str, np.ndarray]:
+    """[1 + DRAWS] a metric, from one [1 + DRAWS] a sample: their mean, with the samples' own spread added to the redraws.
+
+    `luck` in [0, 1), [DRAWS, at least samples], redraws the samples; their deviations are widened: few samples understate their spread.
+    """
+    s = len(scored)
+    result = {}
+    for metric in scored[0]:
+        values = np.stack([scores[metric] for scores in scored])  # [samples, 1 + DRAWS]
+        mean = values.mean(axis=0)
+        if s > 1:
+            picks = (luck[:, :s] * s).astype(int)
+            mean[1:] += np.sqrt(s / (s - 1)) * (values[:, 0] - mean[0])[picks].mean(axis=1)
+        result[metric] = mean
+    return result
+
+
+def interval(values: np.ndarray) -> dict[str, float | None]:
+    """The estimate and its 95 % interval from [1 + DRAWS]; None where it cannot be computed."""
+    if np.isnan(values[0]):
+        return {"mean": None, "low": None, "high": None}
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return {"mean": round(float(values[0]), 5), "low": round(float(low), 5), "high": round(float(high), 5)}
+
+
+def ratio(drawn: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], headline: str) -> dict[str, Any]:
+    """The share of the real signal that synthetic rows keep, for the judge that is best on real rows, from paired redraws."""
+    best = max(drawn, key=lambda name: np.nan_to_num(drawn[name]["real"][headline][0], nan=-np.inf))
+    kinds = drawn[best]
+    none = NO_SKILL.get(headline, kinds["floor"][headline][0])
+    real, synthetic = kinds["real"][headline] - none, kinds["synthetic"][headline] - none
+    if not real[0] > LEAST_SIGNAL:
+        why = f"even the real rows do not let the target be predicted: {headline} is no better than without skill"
+        return {"value": None, "low": None, "high": None, "judge": best, "why": why}
+    spread = interval(synthetic / np.maximum(real, LEAST_SIGNAL))
+    return {"value": spread["mean"], "low": spread["low"], "high": spread["high"], "judge": best}

@@ -1,0 +1,1 @@
+"""Jobs, flows and the command line: the only package that imports Prefect."""

@@ -1,0 +1,206 @@
+"""What the commands do. Input is checked before Prefect is imported, so that bad input answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import releases as store
+from data import sources
+from data.errors import BadInput
+from data.schema import Dataset
+from flows import publishing, screen, stages
+from flows.job import Job, shown
+from flows.server import server
+
+FAILED = 3  # exit code: a gate failed
+
+
+def run(values: dict[str, Any]) -> int:
+    """Read, check, say what is ahead, run the flow, say what came of it."""
+    job = job_of(values)
+    plan = stages.plan(job)
+    stages.writable(job.to, plan.dataset)
+    describe(plan)
+    stages.ready[job.digest] = plan
+    with prefect(), screen.progress():
+        from flows.synthesize import synthesize
+
+        outcome = synthesize(job, return_state=True).result()
+    return conclude(outcome)
+
+
+def job_of(values: dict[str, Any]) -> Job:
+    """The job of a command line; errors name the job file when there is one."""
+    return Job.of({k: v for k, v in values.items() if k != "file"}, values.get("file", ""))
+
+
+def prefect() -> AbstractContextManager[None]:
+    """Prefect with a server, saying nothing of its own: what goes wrong is said once, by `main`."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    return server()
+
+
+def describe(plan: stages.Plan) -> None:
+    """What was read, and how long the rest takes."""
+    schema, real = plan.real.train.schema, plan.real
+    kinds = [c.kind for c in schema.columns]
+    count = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    goal = (
+        f"target {schema.target} ({schema.task})" if schema.target else "no target: nothing to predict, so utility is not judged (--target)"
+    )
+    print(f"{plan.dataset}: {len(real.train) + len(real.test):,} real rows, {len(kinds)} columns ({count}); {goal}")
+    for note in plan.source["notes"]:
+        print(f"  {note}")
+    print(f"  {len(real.train):,} rows to learn from, {len(real.test):,} held out to judge on")
+    name = stages.recipe(stages.generator_of(plan.job))["name"]
+    print(
+        f"  {name} will make {plan.job.rows or len(real.train):,} rows; about {stages.estimate(plan):.0f} min in all on this machine",
+        flush=True,
+    )
+
+
+def conclude(outcome: publishing.Outcome) -> int:
+    """Verdict, figures and places; the exit code."""
+    manifest = outcome.manifest
+    if outcome.cached:
+        print("nothing to do: this job has run before, with the same data, parameters and code")
+    print(screen.headlines(manifest["scores"]))
+    if not outcome.passed:
+        print(f"QUARANTINED, not published: {'; '.join(manifest['reasons'])}")
+    else:
+        print(f"PUBLISHED: {len(manifest['gates'])} of {len(manifest['gates'])} gates passed")
+    print(f"release  {outcome.folder}\nreport   {outcome.folder / 'report.html'}", flush=True)
+    return 0 if outcome.passed else FAILED
+
+
+def sample(model: str, rows: int, seed: int, given: Mapping[str, Any], name: str | None, to: str) -> int:
+    """Draw rows from a fitted model into a new release; its report carries the judgement of the model's own release."""
+    if rows < 1:
+        raise BadInput(f"--rows is {rows}; it should be at least 1")
+    if seed < 0:
+        raise BadInput(f"--seed is {seed}; it should be at least 0")
+    with screen.progress():
+        outcome = publishing.resample(Path(model), rows, seed, given, name, to)
+    print(f"{outcome.manifest['verdict'].upper()}: {rows:,} rows of {outcome.manifest['dataset']}")
+    if not outcome.passed:
+        print(f"not published: {'; '.join(outcome.manifest['reasons'])}")
+    print(f"release  {outcome.folder}\nreport   {outcome.folder / 'report.html'}")
+    return 0 if outcome.passed else FAILED
+
+
+def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
+    """Judge one table against another and write the report."""
+    from evaluators.gates import Thresholds, check
+    from evaluators.quality import quality
+    from evaluators.report import render
+
+    job = job_of(values)
+    if report.is_dir() or not report.absolute().parent.is_dir():
+        raise BadInput(f"the report {report} must be a file in a folder that exists")
+    plan = stages.plan(job)
+    schema, real = plan.real.train.schema, plan.real
+    other = sources.read(synthetic, delimiter=job.source.delimiter, encoding=job.source.encoding)
+    made = Dataset.of(other.table, schema)
+    if not len(made):
+        raise BadInput(f"{synthetic} has no rows: there is nothing to judge")
+    with screen.progress(), tempfile.TemporaryDirectory() as folder:
+        scores = stages.scores(real, parts(made, min(len(real.train), stages.JUDGED_ROWS), job.seed), job.seed)
+        file = Path(folder) / "synthetic.parquet"
+        made.save(file)
+        scores["quality"] = quality(schema, [file])
+    gates = check(scores, Thresholds(**job.gates), publishable=True)
+    manifest = {
+        "dataset": f"{other.name}, judged against {plan.dataset}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": "judged",
+        "rows": len(made),
+        "source": plan.source,
+        "job": job.public(),
+        "seed": job.seed,
+        "versions": publishing.versions(),
+        "reproduce": f"alfar judge {shown(job.source.spec)} {shown(synthetic)}" + (f" --target {job.target}" if job.target else ""),
+        "scores": scores,
+        "gates": gates,
+        "schema": schema.to_json(),
+    }
+    report.write_text(render(manifest), encoding="utf-8")
+    print(screen.headlines(scores))
+    for gate in gates:
+        print(f"{'passed' if gate['passed'] else 'FAILED'}  {publishing.reason(gate)}")
+    print(f"report   {report}")
+    return 0
+
+
+def parts(made: Dataset, n: int, seed: int) -> list[Dataset]:
+    """Disjoint samples of n rows out of a table, at most as many as a model would be judged by; the whole table when it is small."""
+    order = np.random.default_rng([seed, 0x9A47]).permutation(len(made))
+    return [made.take(order[i * n : (i + 1) * n]) for i in range(max(1, min(stages.SAMPLES, len(made) // n)))]
+
+
+def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None) -> int:
+    """Rank generators on one dataset."""
+    from generators import registry
+
+    job = job_of(values)
+    chosen = registry.names() if generators == "all" else [name.strip() for name in generators.split(",")]
+    for name in chosen:
+        registry.get(name)
+    if seeds < 1:
+        raise BadInput(f"--seeds is {seeds}; it should be at least 1")
+    plan = stages.plan(job)
+    describe_comparison(plan, chosen, seeds)
+    stages.ready[job.digest] = plan
+    with prefect(), screen.progress():
+        from flows.compare import compare as flow
+        from flows.compare import text
+
+        board, folder = flow(job, chosen, seeds, to)
+    print(text(board))
+    print(
+        f"winner   {board['winner'] or 'none: no publishable generator passed the privacy gates'}\nboard    {folder / 'leaderboard.html'}"
+    )
+    return 0
+
+
+def describe_comparison(plan: stages.Plan, chosen: list[str], seeds: int) -> None:
+    """What will be compared."""
+    budget = f"{plan.job.minutes:g} min of training split evenly" if plan.job.minutes else "no bound on the training time (--minutes)"
+    train, test = plan.real
+    print(f"{plan.dataset}: {len(train):,} rows to learn from, {len(test):,} to judge on, target {train.schema.target}")
+    print(f"  {len(chosen)} generators, {seeds} fit{'s' * (seeds > 1)} each, {budget}", flush=True)
+
+
+def releases(to: str) -> int:
+    """Everything that is published below a folder."""
+    rows = [
+        [r.dataset, r.version, r.rows, f"{r.created:%Y-%m-%d %H:%M}", r.manifest["generator"]["name"], r.headline, str(r.folder)]
+        for r in store.releases(to)
+    ]
+    print(
+        screen.table(rows, ["dataset", "version", "rows", "created", "generator", "utility", "folder"])
+        if rows
+        else f"nothing is published in {to}"
+    )
+    return 0
+
+
+def serve(folder: Path) -> int:
+    """Serve the jobs of a folder until Ctrl-C."""
+    from flows.schedule import scheduled
+    from flows.schedule import serve as start
+
+    jobs = scheduled(folder)
+    for name, job in jobs.items():
+        print(f"{name}: {job.schedule} UTC, {shown(job.source.spec)} -> {job.to}")
+    print("serving; stop with Ctrl-C", file=sys.stderr, flush=True)
+    start(jobs)
+    return 0

@@ -1,0 +1,182 @@
+"""Many generators on one dataset: the same rows to learn from, the same rows to be judged on, one leaderboard.
+
+Each fit is a task; it shares the run folder with the main job, so what was fitted once is not fitted again. A generator that fails
+gets a row with its error. The floor, the ceiling and the real reference come from the protocol itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean, variance
+from typing import Any
+
+from flows import settings
+
+settings.prepare()
+
+from prefect import flow, task  # noqa: E402
+from prefect.artifacts import create_table_artifact  # noqa: E402
+
+from flows import stages  # noqa: E402
+from flows.folders import keyed, read_json, run_folder, write_json  # noqa: E402
+from flows.job import Job, shown  # noqa: E402
+from flows.screen import figure, table  # noqa: E402
+from flows.synthesize import ended, prepare, read  # noqa: E402
+
+PRIVACY = ("copies", "dcr", "membership")
+HEAD = ("generator", "TSTR", "detector", "shape %", "trend %", "dcr %", "copies", "fit CPU s", "rows/CPU s")
+
+
+@task(persist_result=False, task_run_name="{job.generator[name]}, seed {job.seed}")
+def candidate(job: Job, root: Path, prepared: Path) -> dict[str, Any]:
+    """One fit: its scores and what it cost."""
+    fitted = stages.fit(job, root, prepared)
+    drawn = stages.draw(job, root, prepared, fitted.folder)
+    judged = stages.judge(job, root, prepared, fitted.folder, drawn.folder)
+    rows = read_json(drawn.folder / "stage.json")["inputs"]["rows"]
+    return {
+        "scores": read_json(judged.folder / "scores.json"),
+        "fit_seconds": fitted.cpu_seconds,
+        "rows_per_second": rows / max(drawn.cpu_seconds, 1e-3),
+    }
+
+
+@flow(name="compare", flow_run_name="{job.source.spec}", persist_result=False)
+def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = None) -> tuple[dict[str, Any], Path]:
+    """Fit every generator `seeds` times and rank them. Returns the leaderboard and the folder it was written to."""
+    dataset = read(job)
+    minutes = job.minutes / (len(generators) * seeds) if job.minutes else None
+    with run_folder(dataset, stages.waiting(dataset)) as root:
+        prepared = ended(prepare(job, root)).folder
+        rows: list[dict[str, Any]] = []
+        for name in generators:
+            results = []
+            for seed in range(job.seed, job.seed + seeds):
+                one = job.model_copy(update={"generator": {"name": name}, "seed": seed, "minutes": minutes})
+                stages.progress.get()("compare", len(rows), len(generators), f"{name}, seed {seed}")
+                results.append(candidate(one, root, prepared, return_state=True).result(raise_on_failure=False))
+            rows.append(row(name, results))
+        board = ranked(job, dataset, rows)
+        folder = Path(to) if to else root / keyed("compare", {"job": job.digest, "generators": generators, "seeds": seeds}, ())
+    write(board, folder)
+    create_table_artifact(
+        [dict(zip(HEAD, line, strict=True)) for line in lines(board)], key="leaderboard", description=f"Generators on {dataset}"
+    )
+    return board, folder
+
+
+def row(name: str, results: Sequence[Any]) -> dict[str, Any]:
+    """One generator's line: the mean over its fits, or its error in one sentence."""
+    from evaluators.gates import Thresholds, check
+    from generators import registry
+
+    failed = [r for r in results if not isinstance(r, dict)]
+    if failed:
+        text = " ".join(str(failed[0]).split())
+        return {"generator": name, "seeds": len(results), "error": text[:300] or type(failed[0]).__name__}
+    kind = registry.get(name)
+    all_scores = [r["scores"] for r in results]
+    gates = [g for s in all_scores for g in check(s, Thresholds(), publishable=True) if g["name"] in PRIVACY]
+    role = {"tabular/marginal": "floor", "tabular/copy": "ceiling"}.get(name)
+    return {
+        "generator": name,
+        **({"role": role} if role else {}),
+        "seeds": len(results),
+        "tstr": pooled([judged(s, "synthetic") for s in all_scores]),
+        "detector": {k: mean(s["fidelity"]["detector"][k]["auc"] for s in all_scores) for k in ("train", "test")},
+        **{k: mean(s["fidelity"][k]["synthetic"] for s in all_scores) for k in ("shape", "trend")},
+        "dcr": mean((s["privacy"]["dcr"] or {}).get("share") for s in all_scores),
+        "copies": mean(s["privacy"]["copies"]["synthetic"] for s in all_scores),
+        "fit_seconds": mean(r["fit_seconds"] for r in results),
+        "rows_per_second": mean(r["rows_per_second"] for r in results),
+        "private": all(g["passed"] for g in gates),
+        "publishable": kind.publishable,
+        "references": {k: judged(all_scores[0], k) for k in ("real", "floor", "cheat")}
+        | {"headline": all_scores[0]["utility"].get("headline")},
+        "error": None,
+    }
+
+
+def judged(scores: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
+    """The headline score of a training set, by the judge that is best on real rows; None without a target."""
+    utility = scores["utility"]
+    if "judges" not in utility:
+        return None
+    return utility["judges"][utility["ratio"]["judge"]][kind][utility["headline"]]
+
+
+def pooled(found: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """The mean over fits; its interval holds both the judges' own width and the spread between fits."""
+    known = [s for s in found if s and s["mean"] is not None]
+    if not known:
+        return None
+    centre = fmean(s["mean"] for s in known)
+    half = fmean((s["high"] - s["low"]) / 2 for s in known)
+    between = variance([s["mean"] for s in known]) / len(known) if len(known) > 1 else 0.0
+    width = (half**2 + 1.96**2 * between) ** 0.5
+    return {"mean": round(centre, 5), "low": round(centre - width, 5), "high": round(centre + width, 5)}
+
+
+def mean(values: Any) -> float | None:
+    """The mean of what was measured."""
+    known = [v for v in values if v is not None]
+    return round(fmean(known), 5) if known else None
+
+
+def ranked(job: Job, dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The leaderboard: best first, floor and ceiling of the protocol between them, failures last."""
+    references: dict[str, Any] = next((r["references"] for r in rows if "references" in r), {})
+    for role, kind, label in (("floor", "floor", "floor: shuffled columns"), ("ceiling", "cheat", "ceiling: redrawn real rows")):
+        if references.get(kind):
+            rows.append({"generator": label, "role": role, "seeds": 0, "tstr": references[kind], "error": None})
+
+    def merit(r: Mapping[str, Any]) -> tuple[bool, float]:
+        by_detector = 1 - ((r.get("detector") or {}).get("test") or 1.0)
+        return r["error"] is None, r["tstr"]["mean"] if r.get("tstr") else by_detector
+
+    rows = sorted(rows, key=merit, reverse=True)
+    able = [r["generator"] for r in rows if r.get("publishable") and r.get("private") and "role" not in r]
+    return {
+        "dataset": dataset,
+        "target": job.target,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "headline": references.get("headline"),
+        "reproduce": f"alfar compare {shown(job.source.spec)}" + (f" --target {job.target}" if job.target else ""),
+        "winner": able[0] if able else None,
+        "real": references.get("real"),
+        "rows": [{k: v for k, v in r.items() if k != "references"} for r in rows],
+    }
+
+
+def lines(board: Mapping[str, Any]) -> list[list[str]]:
+    """The leaderboard as cells of text."""
+    found = []
+    for r in board["rows"]:
+        if r["error"]:
+            found.append([r["generator"], f"failed: {r['error'][:80]}", *[""] * (len(HEAD) - 2)])
+            continue
+        detector, copies = (r.get("detector") or {}).get("test"), r.get("copies")
+        cells = [figure(r["tstr"]) if r.get("tstr") else "-", figure(detector), figure(r.get("shape"), 2), figure(r.get("trend"), 2)]
+        cells += [figure(r.get("dcr"), 1), figure(copies, 4), figure(r.get("fit_seconds"), 1), figure(r.get("rows_per_second"), 0)]
+        found.append([r["generator"], *cells])
+    return found
+
+
+def text(board: Mapping[str, Any]) -> str:
+    """The leaderboard for a terminal."""
+    real = f"{board['headline']} of models learnt on real rows: {figure(board['real'])}\n" if board["real"] else ""
+    return real + table(lines(board), HEAD)
+
+
+def write(board: Mapping[str, Any], folder: Path) -> None:
+    """leaderboard.json, .md and .html."""
+    from evaluators.report import render_leaderboard
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "leaderboard.json", board)
+    marks = [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *lines(board))]
+    title = f"# {board['dataset']}: {board['headline'] or 'no target'}"
+    (folder / "leaderboard.md").write_text("\n".join([title, "", *marks, "", f"Winner: {board['winner']}", ""]), encoding="utf-8")
+    (folder / "leaderboard.html").write_text(render_leaderboard(board), encoding="utf-8")

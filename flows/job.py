@@ -1,0 +1,225 @@
+"""Job: what to read, what to learn it with, and where the result goes. Flows, command line and schedules all take one.
+
+A job file is YAML:
+
+    source: sales.csv              # or {path: sales.csv, delimiter: ";"}, or {url: "sqlite:///shop.db", query: "select …"}
+    target: churned
+    generator: {name: tabular/made, training: {steps: 4000}}
+    gates: {ratio: 0.8}
+    schedule: "0 2 * * *"
+
+A job file is not trusted: it may come from anybody, so nothing in it is expanded, imported or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+from data.errors import BadInput, suggest
+from data.schema import Kind
+
+LARGEST = 1_000_000  # bytes of a job file
+SECRET = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Reading(BaseModel):
+    """Where the real rows are and how to read them: a built-in name, a path or a SQLAlchemy URL, and what cannot be guessed."""
+
+    model_config = STRICT
+
+    spec: str = Field(min_length=1, max_length=4096, description="a built-in dataset, a file or folder, or a SQLAlchemy URL")
+    query: str | None = Field(None, max_length=100_000, description="the SQL query whose rows are read")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="what separates the fields of a CSV file")
+    encoding: str | None = Field(None, min_length=1, max_length=40, description="the encoding of a CSV file")
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_spec(cls, value: Any) -> Any:
+        """A plain string is the spec; `path`, `name` and `url` are three words for it."""
+        if isinstance(value, str):
+            return {"spec": value}
+        if not isinstance(value, Mapping) or "spec" in value:
+            return value
+        given = [key for key in ("path", "name", "url") if key in value]
+        if len(given) != 1:
+            raise ValueError("give exactly one of path, name and url")
+        return {"spec": value[given[0]], **{k: v for k, v in value.items() if k != given[0]}}
+
+
+class Job(BaseModel):
+    """One order: a real table in, a judged synthetic release out. Every field but the source has a default."""
+
+    model_config = STRICT
+
+    source: Reading
+    target: str | None = Field(None, min_length=1, description="the column that the judges predict")
+    test: str | None = Field(None, min_length=1, description="a file of held-out real rows; otherwise a fifth is split off")
+    kinds: dict[str, Kind] = Field(default_factory=dict, description="the kind of a column where the guess is wrong")
+    drop: list[str] = Field(default_factory=list, description="columns that are left out")
+    generator: dict[str, Any] | None = Field(None, description="a generator's name, or a mapping of its name and parameters")
+    rows: int | None = Field(None, ge=1, le=10**10, description="rows to make; as many as the training data when left out")
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    minutes: float | None = Field(None, gt=0, le=10_080, description="bound on the training time")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    gates: dict[str, float] = Field(default_factory=dict, description="thresholds of the verdict")
+    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$", description="the name of the dataset that is published")
+    to: str = Field("releases", min_length=1, max_length=4096, description="the folder of releases")
+    schedule: str | None = Field(None, description="cron: minute hour day month weekday, UTC")
+
+    @field_validator("generator", mode="before")
+    @classmethod
+    def named(cls, value: Any) -> Any:
+        """A plain string is the name."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and not isinstance(value.get("name"), str):
+            raise ValueError("needs a name, for example {name: tabular/made}")
+        return value
+
+    @field_validator("gates")
+    @classmethod
+    def known_gates(cls, value: dict[str, float]) -> dict[str, float]:
+        """Thresholds are the fields of `evaluators.gates.Thresholds`."""
+        from evaluators.gates import Thresholds
+
+        known = [f.name for f in fields(Thresholds)]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"there is no gate {name!r}{suggest(name, known)}")
+        return value
+
+    @field_validator("schedule")
+    @classmethod
+    def cron(cls, value: str | None) -> str | None:
+        """Five fields of cron."""
+        if value is not None and (why := cron_error(value)):
+            raise ValueError(why)
+        return value
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of everything that this job says."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+
+    def public(self) -> dict[str, Any]:
+        """The job as a release may show it: what was set, no password, no folder names of this machine."""
+        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "schedule"})
+        said["source"]["spec"] = shown(said["source"]["spec"])
+        return said | ({"test": shown(self.test)} if self.test else {})
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str = "") -> Job:
+        """A job from plain values. BadInput names the key; `where` is the file that it stands in, empty for the command line."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise BadInput(sentence(error, where)) from None
+
+    @classmethod
+    def load(cls, path: Path) -> Job:
+        """The job of a YAML file. BadInput when it is no job."""
+        return cls.of(read_yaml(path), str(path))
+
+
+def shown(spec: str) -> str:
+    """A source as others may see it: a URL without its password, the last part of a path."""
+    return SECRET.sub(r"\1:***@", spec) if "://" in spec else Path(spec).name
+
+
+def sentence(error: ValidationError, where: str) -> str:
+    """The first thing that is wrong, in one sentence."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    key = f"{where}: {path}" if where else f"--{path.replace('source.', '')}" if path else "the job"
+    if first["type"] == "extra_forbidden":
+        known = list((Reading if path.startswith("source.") else Job).model_fields)
+        return f"{where or 'the job'}: there is no key {path!r}{suggest(path.split('.')[-1], known)}"
+    if first["type"] == "missing":
+        return f"{where or 'the job'}: the key {path!r} is missing"
+    what = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    value = repr(first["input"])
+    if first["type"] == "value_error":
+        return f"{key}: {what}"
+    return f"{key} is {value if len(value) <= 60 else value[:59] + '…'}; it {what}"
+
+
+# ---- YAML
+
+
+class Loader(yaml.SafeLoader):
+    """Plain YAML: no anchors (a few lines of them can fill the memory) and no key given twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse anchors and aliases before anything is built."""
+        if getattr(event := self.peek_event(), "anchor", None):
+            raise ComposerError(None, None, "anchors and aliases (& and *) are not allowed in a job file", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is given twice, or that is no text."""
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str" or key.value in seen:
+                twice = "is given twice" if key.value in seen else "is not text: put it in quotes"
+                raise ConstructorError(None, None, f"the key {str(key.value)[:60]!r} {twice}", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a small YAML file. BadInput names the file and line of what is not plain YAML."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise BadInput(f"there is no job file {str(path)!r}") from None
+    except OSError as error:
+        raise BadInput(f"the job file {str(path)!r} cannot be read: {error.strerror}") from None
+    if len(content) > LARGEST:
+        raise BadInput(f"{path}: a job file has at most {LARGEST // 1_000_000} MB")
+    try:
+        values = yaml.load(content.decode("utf-8"), Loader)
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: is not a UTF-8 text file") from None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise BadInput(f"{path}: {line}{(error.problem or 'this is not YAML').splitlines()[0]}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise BadInput(f"{path}: this is not plain YAML") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: a job file is a list of `key: value` lines, at least `source: …`")
+    return values
+
+
+# ---- cron
+
+CRON = (("minute", 0, 59, ""), ("hour", 0, 23, ""), ("day", 1, 31, ""), ("month", 1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
+        ("weekday", 0, 7, "sun mon tue wed thu fri sat"))  # fmt: skip
+
+
+def cron_error(text: str) -> str | None:
+    """Why these are not five cron fields; None when they are."""
+    parts = text.lower().split()
+    if len(parts) != len(CRON):
+        return f"{text[:60]!r} is not a cron schedule: it takes five fields, minute hour day month weekday, such as '0 2 * * *'"
+    for (what, low, high, words), part in zip(CRON, parts, strict=True):
+        for word, number in zip(words.split(), range(low, high + 1), strict=False):
+            part = part.replace(word, str(number))
+        for piece in part.split(","):
+            match = re.fullmatch(r"(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?", piece)
+            numbers = [int(n) for n in match.group(1, 2) if n is not None] if match else []
+            if not match or numbers != sorted(numbers) or any(not low <= n <= high for n in numbers) or match[3] in ("0", "00"):
+                return f"{part[:40]!r} is not a {what} of a cron schedule: it takes {low} to {high}, *, lists, ranges and steps"
+    return None

@@ -1,0 +1,237 @@
+"""The last stage: rows are written, checked as written and held against the gates; then they are released or quarantined, whole.
+
+A release carries the key of the run that made it, so the next run of the same job finds it and does nothing. `resample` draws more rows
+from a model that is there already.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data import releases
+from data.errors import BadInput
+from data.schema import Dataset, Schema
+from data.sources import slug
+from flows.folders import keyed, read_json, run_folder
+from flows.job import Job, shown
+from flows.stages import draw, fit, judge, load, plan, prepare, recipe, stream, teller, waiting
+
+PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
+Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the gates as evaluators.gates.check lists them
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run ended: a release or the quarantine, with the manifest that stands there."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    cached: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Did it become a release?"""
+        return not self.manifest["reasons"]
+
+
+def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, judged: Path) -> Outcome:
+    """Write the rows, check them as written, hold them against the gates; then release or quarantine, whole or not at all."""
+    from evaluators.gates import Thresholds, check
+
+    run = keyed("publish", {"drawn": drawn.name, "judged": judged.name, "gates": job.gates}, ("data", "generators", "evaluators"))
+    if known := published(job.to, dataset, run):
+        return known
+    model = read_json(fitted / "model" / "model.json")
+    manifest = {
+        "run": run,
+        "dataset": dataset,
+        "source": read_json(prepared / "source.json"),
+        "job": job.public(),
+        "generator": model["generator"],
+        "seed": job.seed,
+        "reproduce": command(job),
+        "log": model["log"],
+        "schema": model["schema"],
+        "scores": read_json(judged / "scores.json"),
+    }
+    limits = Thresholds(**job.gates)
+    with releases.staging(job.to, dataset) as staged:
+        manifest["rows"] = pq.read_metadata(drawn / "rows.parquet").num_rows
+        return release(staged, job.to, stream(drawn / "rows.parquet"), manifest, fitted / "model", partial(check, thresholds=limits))
+
+
+def resample(path: Path, rows: int, seed: int, given: Mapping[str, Any], name: str | None, to: str) -> Outcome:
+    """A new release of rows drawn from a model without a new fit; what was judged is the model, in the release it comes from.
+
+    `path` is a release's folder, a dataset's, or a model's. BadInput when it is none of them or its generator is not publishable.
+    """
+    from evaluators.gates import Thresholds, check
+
+    model, parent = origin(path)
+    fitted = load(model)
+    made_by = recipe(fitted.generator)
+    if not fitted.generator.publishable:
+        raise BadInput(f"{path} is a model of {made_by['name']}, a yardstick whose rows are never published: sample from another model")
+    dataset = name or (parent.dataset if parent else slug(path.absolute().name))
+    chunks = fitted.stream(rows, seed=seed, given=given)
+    first = next(chunks)  # a condition that cannot be met is found here
+    known = parent.manifest if parent else {}
+    judged = "fidelity" in known.get("scores", {})
+    note = "judged: the model, by the release it was taken from" if judged else "not judged: the model was given without a judgement"
+    words = ["alfar", "sample", shown(str(path)), "--rows", str(rows), "--seed", str(seed)]
+    words += [word for column, value in given.items() for word in ("--given", f"{column}={value}")]
+    manifest = {
+        "run": None,
+        "dataset": dataset,
+        "rows": rows,
+        "source": {**known.get("source", {}), "notes": [*known.get("source", {}).get("notes", []), note]},
+        "job": known.get("job", {}),
+        "given": {column: str(value) for column, value in given.items()},
+        "generator": made_by,
+        "seed": seed,
+        "reproduce": shlex.join(words),
+        "log": fitted.log,
+        "schema": fitted.schema.to_json(),
+        "scores": {k: v for k, v in known.get("scores", {}).items() if k != "quality"},
+        "parent": {k: known[k] for k in ("dataset", "version", "run", "created")} if parent else {"model": shown(str(path))},
+    }
+    limits = Thresholds(**known.get("job", {}).get("gates", {}))
+
+    def gates(scores: dict[str, Any], *, publishable: bool) -> list[dict[str, Any]]:
+        found = check(scores, limits, publishable=publishable)
+        return found if judged else [gate for gate in found if gate["name"] == "quality"]
+
+    with releases.staging(to, dataset) as staged:
+        return release(staged, to, chain([first], chunks), manifest, model, gates, verdict="sampled")
+
+
+def origin(path: Path) -> tuple[Path, releases.Release | None]:
+    """The model's folder of what a user points at, and the release that it stands in."""
+    for model in (path, path / "model"):
+        if (model / "model.json").is_file():
+            whole = (model.parent / "release.json").is_file()
+            return model, releases.open_release(model.parent, verify=True) if whole else None
+    if not path.exists():
+        raise BadInput(f"{path} does not exist: give a release's or a model's folder")
+    found = releases.open_release(path, verify=True)
+    return found.model, found
+
+
+def release(
+    staged: Path, to: str, chunks: Iterator[Dataset], manifest: dict[str, Any], model: Path, gates: Gates, verdict: str = "published"
+) -> Outcome:
+    """Stream rows into a staged folder, check the written files, judge by the gates, and publish or quarantine it."""
+    from evaluators.quality import quality
+    from evaluators.report import render
+    from generators import registry
+
+    now = datetime.now(UTC)
+    dataset, rows, tell = manifest["dataset"], manifest["rows"], teller("publish")
+    manifest = {**manifest, "versions": versions(), "created": now.isoformat(timespec="seconds")}
+    files = releases.write_rows(staged, chunks, rows=rows, provenance=provenance(manifest), progress=tell)
+    tell(rows, rows, "checking the files as written")
+    publishable = registry.get(manifest["generator"]["name"]).publishable
+    manifest["scores"] = {**manifest["scores"], "quality": quality(Schema.from_json(manifest["schema"]), files)}
+    manifest["gates"] = gates(manifest["scores"], publishable=publishable)
+    manifest["reasons"] = [reason(gate) for gate in manifest["gates"] if not gate["passed"]]
+    manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
+    if publishable:
+        shutil.copytree(model, staged / "model")
+    (staged / "report.html").write_text(render(manifest), encoding="utf-8")
+    if manifest["reasons"]:
+        folder = releases.quarantine(staged, to, dataset, manifest, manifest["reasons"])
+    else:
+        folder = releases.publish(staged, to, dataset, manifest, at=now)
+    return Outcome(folder, read_json(folder / "release.json"))
+
+
+def provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What every parquet file says of its origin: all of the manifest but plots and lists."""
+    said = {k: manifest[k] for k in ("run", "source", "job", "generator", "seed", "versions", "created")}
+    bulky = ("plots", "columns", "pairs")
+    said["scores"] = {name: {k: v for k, v in part.items() if k not in bulky} for name, part in manifest["scores"].items()}
+    return said
+
+
+def reason(gate: Mapping[str, Any]) -> str:
+    """A failed gate in a few words."""
+    return f"{gate['name']} is {'not measured' if gate['value'] is None else gate['value']}, the limit is {gate['limit']}"
+
+
+def published(to: str | Path, dataset: str, run: str) -> Outcome | None:
+    """The release or the rejected one that a run with this key left, whole; None when there is none."""
+    for place in [*(Path(to) / dataset).glob("v*/release.json"), *(Path(to) / "_quarantine" / dataset).glob("*/release.json")]:
+        with suppress(BadInput):
+            found = releases.open_release(place.parent)
+            if found.manifest.get("run") == run:
+                found.verify()
+                return Outcome(found.folder, dict(found.manifest), cached=True)
+    return None
+
+
+def synthesize(job: Job) -> Outcome:
+    """The whole job as plain calls, without Prefect."""
+    found = plan(job)
+    with run_folder(found.dataset, waiting(found.dataset)) as root:
+        prepared = prepare(found, root).folder
+        fitted = fit(job, root, prepared).folder
+        drawn = draw(job, root, prepared, fitted).folder
+        judged = judge(job, root, prepared, fitted, drawn).folder
+        return publish(job, found.dataset, prepared, fitted, drawn, judged)
+
+
+# ---- small things
+
+
+def versions() -> dict[str, str]:
+    """Of what had a part in a release."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def command(job: Job) -> str:
+    """The command line that does the same again."""
+    said = job.public()
+    reading = said["source"]
+    words = ["alfar", "run", reading["spec"]]
+    for option in ("query", "delimiter", "encoding"):
+        words += [f"--{option}", reading[option]] if option in reading else []
+    for option in ("target", "test", "rows", "seed", "minutes", "device", "name"):
+        words += [f"--{option}", str(said[option])] if option in said else []
+    for column in said.get("drop", ()):
+        words += ["--drop", column]
+    for column, kind in said.get("kinds", {}).items():
+        words += ["--kind", f"{column}={kind}"]
+    for gate, limit in said.get("gates", {}).items():
+        words += ["--gate", f"{gate}={limit}"]
+    for key, value in flat(said.get("generator", {})):
+        words += ["--generator", value] if key == "name" else ["--set", f"{key}={value}"]
+    return shlex.join(words)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested parameters as dotted keys and JSON values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,253 @@
+"""The stages of the main job as plain functions: each reads files of the run folder and makes files there.
+
+    plan -> prepare -> fit -> draw -> judge -> publish
+
+`plan` reads the source and checks everything that can be checked before work starts. The others are cached by content (`flows.folders`);
+`publish` leaves its mark in the release itself. No stage but `prepare` and `judge` reads the test rows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data import releases, sources
+from data.errors import BadInput, suggest
+from data.schema import Dataset, Schema, Split
+from data.split import split
+from flows.folders import Done, stage, write_json
+from flows.job import Job
+
+if TYPE_CHECKING:
+    from generators.base import Generator
+    from generators.fitted import Fitted
+
+SAMPLES = 3  # independent samples of the model behind an error bar
+JUDGED_ROWS = 20_000  # rows of each of them, at most
+LEAST_TEST_ROWS = 10
+STEP_SECONDS = 0.0012  # of training, a column
+JUDGE_SECONDS = 0.00015  # a row and column
+START_MINUTES = 0.6
+PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
+
+Progress = Callable[[str, int, int, str], None]  # stage, done, total, a few words
+progress: ContextVar[Progress] = ContextVar("progress", default=lambda stage, done, total, text: None)
+
+
+def teller(name: str) -> Callable[[int, int, str], None]:
+    """What a stage calls as it goes on."""
+    tell = progress.get()
+    return lambda done, total, text: tell(name, done, total, text)
+
+
+def waiting(dataset: str) -> Callable[[], None]:
+    """What is said while another run holds the dataset."""
+    tell = progress.get()
+    return lambda: tell("wait", 0, 0, f"another run of {dataset} is under way: waiting for it to end")
+
+
+# ---- plan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job whose source is read and whose parameters are checked."""
+
+    job: Job
+    dataset: str
+    source: dict[str, Any]  # name, fingerprint, rows, notes: what may be told of the real table
+    real: Split
+
+
+ready: dict[str, Plan] = {}  # plans made ahead, each used once
+
+
+def plan(job: Job) -> Plan:
+    """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
+    generator_of(job)
+    source = sources.read(job.source.spec, query=job.source.query, delimiter=job.source.delimiter, encoding=job.source.encoding)
+    table = without(source.table, job.drop)
+    target = job.target or (source.target if source.target in table.column_names else None)
+    kinds = {name: kind for name, kind in source.kinds.items() if name in table.column_names} | job.kinds
+    whole = Dataset.of(table, Schema.infer(table, target=target, kinds=kinds))
+    known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
+    if job.test is None:
+        real = split(whole)
+    else:
+        held = sources.read(job.test, delimiter=job.source.delimiter, encoding=job.source.encoding)
+        if held.table.num_rows < LEAST_TEST_ROWS:
+            raise BadInput(f"the held-out file {job.test} has {held.table.num_rows} rows; at least {LEAST_TEST_ROWS} are needed to judge")
+        real = Split(whole, Dataset.of(held.table, whole.schema))
+        known["test_fingerprint"] = held.fingerprint
+    dataset = job.name or source.name
+    releases.check_name(dataset)
+    return Plan(job, dataset, known, real)
+
+
+def generator_of(job: Job) -> Generator:
+    """The job's recipe. BadInput for an unknown name or parameter."""
+    from generators import registry
+
+    choice = dict(job.generator or {"name": registry.DEFAULT["tabular"]})
+    return registry.make(choice.pop("name"), choice)
+
+
+def estimate(plan: Plan) -> float:
+    """Minutes that a run takes on two cores, roughly: training, then judging, then what starts and checks around them."""
+    from generators.base import Neural
+
+    generator, columns, rows = generator_of(plan.job), len(plan.real.train.schema.columns), len(plan.real.train)
+    seconds = 5e-6 * rows * columns
+    if isinstance(generator, Neural):
+        steps = generator.training.steps or max(generator.training.least_steps, generator.training.epochs * rows / generator.training.batch)
+        seconds += steps * columns * STEP_SECONDS
+    fit = min(seconds / 60, plan.job.minutes or float("inf"))
+    return fit + min(rows, JUDGED_ROWS) * columns * JUDGE_SECONDS / 60 + START_MINUTES
+
+
+def without(table: pa.Table, names: list[str]) -> pa.Table:
+    """The table less some columns. BadInput when one of them is not there."""
+    for name in names:
+        if name not in table.column_names:
+            raise BadInput(f"the column {name!r} to be dropped does not exist{suggest(name, table.column_names)}")
+    return table.drop_columns(names)
+
+
+def writable(to: str, dataset: str) -> None:
+    """BadInput unless a release can be begun there."""
+    with releases.staging(to, dataset):
+        releases.sweep(to)
+
+
+# ---- the stages
+
+
+def prepare(plan: Plan, root: Path) -> Done:
+    """The real rows, split: train.parquet, test.parquet, source.json."""
+    job = plan.job
+    inputs = {"source": plan.source, "schema": plan.real.train.schema.to_json(), "test": job.test is not None}
+
+    def work(folder: Path) -> None:
+        plan.real.train.save(folder / "train.parquet")
+        plan.real.test.save(folder / "test.parquet")
+        write_json(folder / "source.json", plan.source)
+
+    return stage(root, "prepare", inputs, work, code=("data",))
+
+
+def fit(job: Job, root: Path, prepared: Path) -> Done:
+    """The trained model, model/. A killed fit goes on from its checkpoint."""
+    generator = generator_of(job)
+    inputs = {"prepared": prepared.name, "generator": recipe(generator), "seed": job.seed, "minutes": job.minutes, "device": job.device}
+
+    def work(folder: Path) -> None:
+        train = Dataset.open(prepared / "train.parquet")
+        checkpoints = folder / "checkpoints"
+        checkpoints.mkdir(exist_ok=True)
+        fitted = generator.fit(train, seed=job.seed, minutes=job.minutes, device=job.device, folder=checkpoints, progress=teller("fit"))
+        fitted.save(folder / "model")
+        shutil.rmtree(checkpoints)
+
+    return stage(root, "fit", inputs, work, code=("data", "generators"), resumes=True)
+
+
+def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
+    """The synthetic rows, streamed: rows.parquet."""
+    rows = job.rows or pq.read_metadata(prepared / "train.parquet").num_rows
+
+    def work(folder: Path) -> None:
+        write_stream(load(fitted).stream(rows, seed=job.seed), folder / "rows.parquet", rows)
+
+    return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
+
+
+def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Done:
+    """Utility, fidelity and privacy of several samples of the model, the drawn rows among them: scores.json."""
+
+    def work(folder: Path) -> None:
+        real = Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
+        model = load(fitted)
+        n = min(len(real.train), JUDGED_ROWS)
+        first = head(drawn / "rows.parquet", n)
+        samples = [first] if len(first) == n else [model.sample(n, seed=job.seed)]
+        samples += [model.sample(n, seed=job.seed + i) for i in range(1, SAMPLES)]
+        write_json(folder / "scores.json", scores(real, samples, job.seed))
+
+    return stage(root, "judge", {"drawn": drawn.name, "seed": job.seed}, work, code=("data", "generators", "evaluators"))
+
+
+def scores(real: Split, samples: list[Dataset], seed: int) -> dict[str, Any]:
+    """The three judgements of samples of one model (or one table), as JSON."""
+    from evaluators.fidelity import fidelity
+    from evaluators.privacy import privacy
+    from evaluators.protocol import utility
+
+    tell = teller("judge")
+    tell(0, 3, "utility: judges learn on synthetic rows, scored on real ones")
+    result = {"utility": utility(real, samples, seed=seed)}
+    tell(1, 3, "fidelity: columns, pairs and a detector")
+    result["fidelity"] = fidelity(real.train, real.test, samples[0], seed=seed)
+    tell(2, 3, "privacy: copies, distances, membership")
+    result["privacy"] = privacy(real.train, real.test, samples[0], seed=seed)
+    tell(3, 3, "judged")
+    return result
+
+
+# ---- small things
+
+
+def load(folder: Path) -> Fitted:
+    """The model of a `fit` folder or a release."""
+    from generators.fitted import Fitted
+
+    return Fitted.load(folder / "model" if (folder / "model").is_dir() else folder)
+
+
+def recipe(generator: Generator) -> dict[str, Any]:
+    """A generator's name and every parameter, as JSON."""
+    from generators.fitted import parameters
+    from generators.registry import name_of
+
+    return {"name": name_of(type(generator)), "parameters": parameters(generator)}
+
+
+def write_stream(chunks: Iterator[Dataset], path: Path, rows: int) -> None:
+    """One parquet file out of a stream of chunks, one of them in memory at a time."""
+    tell, done = teller("draw"), 0
+    writer = None
+    for chunk in chunks:
+        if writer is None:
+            schema = chunk.schema.arrow.with_metadata({b"alfar.schema": json.dumps(chunk.schema.to_json()).encode()})
+            writer = pq.ParquetWriter(path, schema, compression="zstd")
+        writer.write_table(chunk.table.cast(schema))
+        done += len(chunk)
+        tell(done, rows, "rows drawn")
+    if writer:
+        writer.close()
+
+
+def stream(path: Path) -> Iterator[Dataset]:
+    """The rows of a parquet file that `write_stream` wrote, a row group at a time."""
+    with pq.ParquetFile(path) as file:
+        schema = Schema.from_json(json.loads(file.metadata.metadata[b"alfar.schema"]))
+        for batch in file.iter_batches(65_536):
+            yield Dataset.of(pa.Table.from_batches([batch]), schema)
+
+
+def head(path: Path, n: int) -> Dataset:
+    """The first rows of a parquet file, at most n."""
+    parts, have = [], 0
+    for chunk in stream(path):
+        parts.append(chunk.table.slice(0, n - have))
+        have += parts[-1].num_rows
+        if have == n:
+            break
+    return Dataset(chunk.schema, pa.concat_tables(parts))

@@ -1,0 +1,110 @@
+"""The main job as a Prefect flow: one task a stage, joined by the files of the run folder.
+
+    from flows.synthesize import synthesize
+    synthesize({"source": "diamonds", "rows": 10_000})
+
+It runs with no server started by hand (Prefect starts one for the time of the run) and against the one that PREFECT_API_URL names.
+Tasks return short JSON and persist nothing: the run folder is the cache, and a stage that it already holds ends as "Cached".
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from flows import settings
+
+settings.prepare()
+
+from prefect import flow, task  # noqa: E402
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact  # noqa: E402
+from prefect.client.schemas.objects import State  # noqa: E402
+from prefect.states import Completed  # noqa: E402
+
+from flows import publishing, stages  # noqa: E402
+from flows.folders import Done, run_folder  # noqa: E402
+from flows.job import Job  # noqa: E402
+
+
+def may_pass(task: Any, run: Any, state: State) -> bool:
+    """Is it worth another try? Only what a disk, a network or a database may do better next time; never bad input."""
+    return isinstance(state.result(raise_on_failure=False), OSError | ConnectionError)
+
+
+def told(done: Done) -> Any:
+    """A stage's end as a state: what it made, or that it was there."""
+    message = str(done.folder) if done.cached else f"{done.folder} in {done.seconds:.1f} s"
+    return Completed(name="Cached" if done.cached else None, message=message, data=done)
+
+
+def ended(state: Any) -> Any:
+    """What the state that a task returned holds."""
+    return state.result()
+
+
+@task(persist_result=False, retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=may_pass)
+def read(job: Job) -> str:
+    """Read the source and check everything that can be checked; the dataset's name."""
+    if job.digest not in stages.ready:
+        stages.ready[job.digest] = stages.plan(job)
+    return stages.ready[job.digest].dataset
+
+
+@task(persist_result=False)
+def prepare(job: Job, root: Path) -> Done:
+    """Split the real rows."""
+    return told(stages.prepare(stages.ready.pop(job.digest), root))
+
+
+@task(persist_result=False)
+def fit(job: Job, root: Path, prepared: Path) -> Done:
+    """Train the generator on the training rows."""
+    return told(stages.fit(job, root, prepared))
+
+
+@task(persist_result=False)
+def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
+    """Sample the rows."""
+    return told(stages.draw(job, root, prepared, fitted))
+
+
+@task(persist_result=False)
+def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Done:
+    """Utility, fidelity, privacy."""
+    return told(stages.judge(job, root, prepared, fitted, drawn))
+
+
+@task(persist_result=False, retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=may_pass)
+def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, judged: Path) -> publishing.Outcome:
+    """Write, check, gate; then release or quarantine."""
+    outcome = publishing.publish(job, dataset, prepared, fitted, drawn, judged)
+    state: Any = Completed(name="Cached" if outcome.cached else None, message=str(outcome.folder), data=outcome)
+    return state
+
+
+@flow(name="synthesize", flow_run_name="{job.source.spec}", persist_result=False, log_prints=False)
+def synthesize(job: Job) -> publishing.Outcome:
+    """A real table in, a judged synthetic release out. Returns the publishing.Outcome."""
+    dataset = read(job)
+    with run_folder(dataset, waiting=stages.waiting(dataset)) as root:
+        prepared = ended(prepare(job, root)).folder
+        fitted = ended(fit(job, root, prepared)).folder
+        drawn = ended(draw(job, root, prepared, fitted)).folder
+        judged = ended(judge(job, root, prepared, fitted, drawn)).folder
+        outcome = ended(publish(job, dataset, prepared, fitted, drawn, judged))
+    tell(dataset, outcome)
+    name = None if outcome.passed else "Quarantined"
+    state: Any = Completed(name=name, message=str(outcome.folder), data=outcome)
+    return state
+
+
+def tell(dataset: str, outcome: publishing.Outcome) -> None:
+    """The run's artifacts: verdict, table of scores, link to the report."""
+    key = re.sub(r"[^a-z0-9]+", "-", dataset).strip("-")
+    manifest = outcome.manifest
+    lines = [f"# {dataset}: {manifest['verdict']}", f"`{outcome.folder}`", *(f"- {reason}" for reason in manifest["reasons"])]
+    create_markdown_artifact("\n\n".join(lines), key=f"verdict-{key}", description=f"What became of {dataset}")
+    gates = [{k: str(gate[k]) for k in ("name", "value", "limit", "passed", "why")} for gate in manifest["gates"]]
+    create_table_artifact(gates, key=f"scores-{key}", description="Scores and their gates")
+    create_link_artifact((outcome.folder / "report.html").absolute().as_uri(), link_text="report", key=f"report-{key}")

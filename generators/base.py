@@ -1,0 +1,165 @@
+"""The contract of every generator: a frozen recipe whose `fit` learns P(x, y) from a Dataset and gives a Fitted.
+
+    VAE(latent=16).fit(train, seed=0).sample(1000, seed=0)
+
+A recipe holds hyper-parameters and nothing else; weights live in a torch module that `build` makes and `learn` fills. A new
+generator is one file with `build`, `sample` and either `learn` or, on the shared training loop, `loss`; and one line in the registry.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.schema import Dataset
+from generators.train import Training, few_threads, train
+
+if TYPE_CHECKING:
+    from generators.fitted import Fitted
+
+Rows = tuple[Tensor, ...]  # what a codec makes of a dataset: tensors with the same first dimension, one entry a row
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, a few words
+
+
+class Codec(ABC):
+    """Turns the rows of a Dataset into tensors and back. Fitted on training rows; holds no row."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, data: Dataset) -> Self:
+        """Learn the encoding. BadInput names the columns that this codec cannot read."""
+
+    @abstractmethod
+    def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
+        """Tensors [n, …] of n rows; `rng` spreads values that a continuous code holds in one point."""
+
+    @abstractmethod
+    def decode(self, rows: Rows, rng: np.random.Generator, *, start: int, seed: int) -> Dataset:
+        """The rows as a Dataset. Ids are made anew: row i of a release is number start + i of the series `seed`."""
+
+    @abstractmethod
+    def condition(self, given: Mapping[str, object]) -> Mapping[str, int]:
+        """The code of each fixed column's value. BadInput for an unknown column or a value that never occurs."""
+
+    @abstractmethod
+    def matches(self, rows: Rows, condition: Mapping[str, int]) -> Tensor:
+        """bool [n]: which rows have the fixed columns' codes."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A JSON-able description and the tensors that go into the model file."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `state`."""
+
+
+@dataclass
+class Run:
+    """The circumstances of one fit, none of which belongs to the recipe."""
+
+    seed: int = 0
+    minutes: float | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    folder: Path | None = None
+    progress: Progress | None = None
+    log: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Generator(ABC):
+    """A recipe. Its dataclass fields are its hyper-parameters; `codec` declares which data it reads."""
+
+    codec: ClassVar[type[Codec]]
+    publishable: ClassVar[bool] = True
+
+    @abstractmethod
+    def build(self, codec: Any) -> nn.Module:
+        """An untrained net whose tensors have the shapes of a trained one."""
+
+    @abstractmethod
+    def learn(self, net: Any, rows: Rows, run: Run) -> nn.Module:
+        """Fill the net from the encoded training rows."""
+
+    @abstractmethod
+    def sample(self, net: Any, n: int, rng: torch.Generator) -> Rows:
+        """n independent draws, encoded as the codec's `encode` does."""
+
+    @final
+    def fit(
+        self,
+        data: Dataset,
+        *,
+        seed: int = 0,
+        minutes: float | None = None,
+        device: str = "auto",
+        folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Fitted:
+        """Learn from training rows.
+
+        `minutes` bounds the training time; `folder` keeps checkpoints, from which a killed fit goes on; the same seed on the same
+        kind of device gives the same model. BadInput when the codec cannot read the schema.
+        """
+        from generators.fitted import Fitted
+
+        began, cpu = time.perf_counter(), time.process_time()
+        codec = self.codec.fit(data)
+        rows = codec.encode(data, np.random.default_rng([seed, 1]))
+        torch.manual_seed(seed)
+        run = Run(seed, minutes, pick_device(device), folder, progress)
+        net = self.learn(self.build(codec).to(run.device), rows, run).cpu().eval()
+        run.log |= {
+            "rows": len(data),
+            "seconds": round(time.perf_counter() - began, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "device": run.device.type,
+        }
+        return Fitted(self, codec, net, data.schema, run.log)
+
+
+@dataclass(frozen=True)
+class Neural(Generator):
+    """A generator that learns by gradient descent on the shared loop; each phase is a submodule with an optimiser of its own."""
+
+    training: Training = Training()
+    phases: ClassVar[tuple[str, ...]] = ("",)
+
+    @abstractmethod
+    def loss(self, net: Any, rows: Rows, phase: str) -> Tensor:
+        """The scalar that this phase's submodule descends, on one batch."""
+
+    @final
+    def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
+        """The shared training loop; the result is the moving average of the weights."""
+        with few_threads(net, self.training.batch):
+            trained, run.log["training"] = train(
+                net,
+                rows,
+                loss=self.loss,
+                phases=self.phases,
+                training=self.training,
+                seed=run.seed,
+                minutes=run.minutes,
+                device=run.device,
+                folder=run.folder,
+                progress=run.progress,
+            )
+        return trained
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU when there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,203 @@
+"""Codecs for tables: `TokenCodec` makes every column one token, `MixedCodec` quantities normal scores and the rest tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from data.errors import BadInput, suggest
+from data.schema import Dataset, Schema
+from generators.base import Codec, Rows
+from generators.codecs.columns import Categories, Code, Quantiles
+from generators.codecs.ids import Ids
+
+KINDS: dict[str, type[Categories] | type[Quantiles] | type[Ids]] = {
+    "category": Categories,
+    "boolean": Categories,
+    "number": Quantiles,
+    "integer": Quantiles,
+    "datetime": Quantiles,
+    "id": Ids,
+}
+
+
+@dataclass(frozen=True)
+class TableCodec(Codec):
+    """What both table codecs share: a code for each column, ids that are made anew, and conditions."""
+
+    schema: Schema
+    codes: tuple[Code, ...]  # the learnt columns, in the schema's order
+    ids: tuple[Ids, ...]
+
+    @classmethod
+    def fit(cls, data: Dataset) -> Self:
+        unfit = [f"{c.name!r} ({c.kind})" for c in data.schema.columns if c.kind not in KINDS]
+        if unfit:
+            raise BadInput(
+                f"a generator for tables cannot learn the columns {', '.join(unfit)}: drop them (--drop) or give them another --kind"
+            )
+        fitted = [KINDS[c.kind].fit(c, data.table[c.name]) for c in data.schema.columns]
+        codes = tuple(code for code in fitted if not isinstance(code, Ids))
+        if not codes:
+            raise BadInput("every column is an identifier: there is nothing to learn")
+        return cls(data.schema, codes, tuple(code for code in fitted if isinstance(code, Ids)))
+
+    @property
+    def names(self) -> list[str]:
+        """The learnt columns."""
+        return [code.column.name for code in self.codes]
+
+    @property
+    def target(self) -> int | None:
+        """The target's position among the learnt columns."""
+        return self.names.index(self.schema.target) if self.schema.target in self.names else None
+
+    @property
+    def shares(self) -> list[np.ndarray]:
+        """For each learnt column, how often each of its tokens occurs."""
+        return [code.tokens for code in self.codes]
+
+    def assemble(self, arrays: list[pa.Array], n: int, start: int, seed: int) -> Dataset:
+        """The decoded columns and fresh ids in the schema's order."""
+        found = dict(zip(self.names, arrays, strict=True)) | {code.column.name: code.make(start, n, seed) for code in self.ids}
+        return Dataset(self.schema, pa.table([found[name] for name in self.schema.names], schema=self.schema.arrow))
+
+    def condition(self, given: Mapping[str, object]) -> Mapping[str, int]:
+        codes = dict(zip(self.names, self.codes, strict=True))
+        found = {}
+        for name, value in given.items():
+            if name not in codes:
+                raise BadInput(f"the condition names column {name!r}, which does not exist or is an identifier{suggest(name, self.names)}")
+            code = codes[name]
+            try:
+                array = pa.array([value]).cast(code.column.arrow)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+                raise BadInput(f"the condition sets {name!r} to {value!r}, which is not a value of type {code.column.type}") from None
+            if isinstance(code, Categories) and value is not None and code.column.strings(array)[0].as_py() not in code.values:
+                raise BadInput(
+                    f"the condition sets {name!r} to {value!r}, which is not one of its values{suggest(str(value), code.values)}"
+                )
+            if value is None and not (code.null if isinstance(code, Categories) else code.nulls):
+                raise BadInput(f"the condition sets {name!r} to null, but the column has no nulls")
+            found[name] = int(code.encode(array, np.random.default_rng(0))[0][0])
+        return found
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        spec: dict[str, Any] = {"schema": self.schema.to_json(), "columns": {}}
+        tensors: dict[str, Tensor] = {}
+        for number, code in enumerate((*self.codes, *self.ids)):
+            spec["columns"][code.column.name], arrays = code.state()
+            tensors |= {f"{number}.{key}": torch.from_numpy(np.ascontiguousarray(a)) for key, a in arrays.items()}
+        return spec, tensors
+
+    @classmethod
+    def restore(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        schema = Schema.from_json(spec["schema"])
+        found: list[Any] = []
+        for number, (name, state) in enumerate(spec["columns"].items()):
+            arrays = {k.removeprefix(f"{number}."): t.numpy() for k, t in tensors.items() if k.startswith(f"{number}.")}
+            found.append(KINDS[schema[name].kind].restore(schema[name], state, arrays))
+        return cls(schema, tuple(c for c in found if not isinstance(c, Ids)), tuple(c for c in found if isinstance(c, Ids)))
+
+
+class TokenCodec(TableCodec):
+    """Rows are one tensor, int64 [n, K]: a token for each learnt column."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """The vocabulary of each column."""
+        return [len(share) for share in self.shares]
+
+    def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
+        columns = [code.encode(data.table[code.column.name], rng)[0] for code in self.codes]
+        return (torch.from_numpy(np.stack(columns, axis=1)),)
+
+    def decode(self, rows: Rows, rng: np.random.Generator, *, start: int, seed: int) -> Dataset:
+        tokens = rows[0].numpy()
+        arrays = [code.decode(tokens[:, k], rng.random(len(tokens))) for k, code in enumerate(self.codes)]
+        return self.assemble(arrays, len(tokens), start, seed)
+
+    def matches(self, rows: Rows, condition: Mapping[str, int]) -> Tensor:
+        return torch.stack([rows[0][:, self.names.index(name)] == token for name, token in condition.items()]).all(0)
+
+
+class MixedCodec(TableCodec):
+    """Rows are (z float32 [n, D], c int64 [n, K]): normal scores of the quantities, and tokens of everything else.
+
+    A quantity's score is Phi^-1 of its rank, so each column is standard normal; a quantity of few values counts as a category, and one
+    with nulls brings a second category, 1 where null.
+    """
+
+    FEW: ClassVar[int] = 32
+
+    @property
+    def scores(self) -> list[int]:
+        """The positions of the columns that are scores."""
+        return [
+            k for k, code in enumerate(self.codes) if isinstance(code, Quantiles) and not (code.discrete and len(code.tokens) <= self.FEW)
+        ]
+
+    @property
+    def categories(self) -> list[int]:
+        """The positions of the columns that are tokens."""
+        return [k for k in range(len(self.codes)) if k not in self.scores]
+
+    @property
+    def holes(self) -> list[int]:
+        """The positions of the scores that may be null."""
+        return [k for k in self.scores if self.codes[k].nulls]  # type: ignore[union-attr]
+
+    @property
+    def priors(self) -> list[np.ndarray]:
+        """How often each token of each of the K categories occurs: the columns first, then the null flags."""
+        nulls = [self.shares[k][-1] for k in self.holes]
+        return [self.shares[k] for k in self.categories] + [np.array([1 - share, share]) for share in nulls]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The vocabulary of each of the K categories."""
+        return [len(prior) for prior in self.priors]
+
+    def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
+        columns = [data.table[code.column.name] for code in self.codes]
+        scores = [ndtri(self.codes[k].ranks(columns[k], rng)) for k in self.scores]  # type: ignore[union-attr]
+        tokens = [self.codes[k].encode(columns[k], rng)[0] for k in self.categories]
+        flags = [np.isnan(self.codes[k].column.numbers(columns[k])).astype(np.int64) for k in self.holes]
+        z = np.stack(scores, axis=1) if scores else np.zeros((len(data), 0))
+        c = np.stack(tokens + flags, axis=1) if tokens + flags else np.zeros((len(data), 0), dtype=np.int64)
+        return torch.from_numpy(z).float().clamp(-4, 4), torch.from_numpy(c)
+
+    def decode(self, rows: Rows, rng: np.random.Generator, *, start: int, seed: int) -> Dataset:
+        ranks, tokens = ndtr(rows[0].double().numpy()), rows[1].numpy()
+        arrays: dict[int, pa.Array] = {}
+        for j, k in enumerate(self.categories):
+            arrays[k] = self.codes[k].decode(tokens[:, j], rng.random(len(tokens)))
+        for j, k in enumerate(self.scores):
+            null = tokens[:, len(self.categories) + self.holes.index(k)] == 1 if k in self.holes else None
+            arrays[k] = self.codes[k].invert(ranks[:, j], null)  # type: ignore[union-attr]
+        return self.assemble([arrays[k] for k in range(len(self.codes))], len(tokens), start, seed)
+
+    def matches(self, rows: Rows, condition: Mapping[str, int]) -> Tensor:
+        ranks = ndtr(rows[0].double().numpy())
+        found = np.ones(len(ranks), dtype=bool)
+        for name, token in condition.items():
+            k = self.names.index(name)
+            if k in self.categories:
+                found &= rows[1][:, self.categories.index(k)].numpy() == token
+                continue
+            code = self.codes[k]
+            assert isinstance(code, Quantiles)
+            null = (
+                rows[1][:, len(self.categories) + self.holes.index(k)].numpy() == 1 if k in self.holes else np.zeros(len(ranks), dtype=bool)
+            )
+            bounds = code.bounds
+            here = np.searchsorted(bounds, ranks[:, self.scores.index(k)], side="right") - 1
+            found &= np.where(null, len(bounds) - 1, np.clip(here, 0, len(bounds) - 2)) == token
+        return torch.from_numpy(found)

@@ -1,0 +1,50 @@
+"""Plain building blocks for tables: an MLP with skip connections, and categories as concatenated one-hot groups."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """[n, inputs] -> [n, outputs]: `depth` hidden layers, each added to the one before; the output starts small."""
+
+    def __init__(self, inputs: int, hidden: int, depth: int, outputs: int):
+        super().__init__()
+        self.enter = nn.Linear(inputs, hidden)
+        self.layers = nn.ModuleList(nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU()) for _ in range(depth - 1))
+        self.leave = nn.Linear(hidden, outputs)
+        with torch.no_grad():
+            self.leave.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float [n, inputs] -> float [n, outputs]."""
+        h = F.silu(self.enter(x))
+        for layer in self.layers:
+            h = h + layer(h)
+        return self.leave(h)
+
+
+def one_hot(tokens: Tensor, sizes: list[int]) -> Tensor:
+    """int64 [n, K] -> float [n, V_1 + … + V_K]: a group of V_k for each column."""
+    starts = torch.tensor([0, *sizes], device=tokens.device).cumsum(0)[:-1]
+    return torch.zeros(len(tokens), sum(sizes), device=tokens.device).scatter_(1, tokens + starts, 1.0)
+
+
+def log_softmax(logits: Tensor, sizes: list[int]) -> Tensor:
+    """Log-softmax within each group of [n, V_1 + … + V_K]."""
+    return torch.cat([part.log_softmax(1) for part in logits.split(sizes, dim=1)], dim=1) if sizes else logits
+
+
+def cross_entropy(logits: Tensor, tokens: Tensor, sizes: list[int]) -> Tensor:
+    """float [n]: - sum_k log p(token k) of [n, K] tokens under grouped logits [n, V_1 + … + V_K]."""
+    terms = [F.cross_entropy(part, tokens[:, k], reduction="none") for k, part in enumerate(logits.split(sizes, dim=1))] if sizes else []
+    return torch.stack(terms).sum(0) if terms else logits.new_zeros(len(logits))
+
+
+def draw(logits: Tensor, sizes: list[int], rng: torch.Generator) -> Tensor:
+    """int64 [n, K]: one token out of each group, with its probability (the largest of logits plus Gumbel noise)."""
+    noisy = logits - torch.empty_like(logits).exponential_(generator=rng).log()
+    tokens = [part.argmax(1) for part in noisy.split(sizes, dim=1)] if sizes else []
+    return torch.stack(tokens, dim=1) if tokens else torch.zeros(len(logits), 0, dtype=torch.int64)

@@ -1,0 +1,90 @@
+"""The catalogue: one line a generator. Classes are imported when they are asked for."""
+
+from __future__ import annotations
+
+import importlib
+import typing
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from data.errors import BadInput, suggest
+
+if TYPE_CHECKING:
+    from generators.base import Generator
+
+GENERATORS = {
+    "tabular/marginal": "generators.tabular.marginal:Marginal",
+    "tabular/copy": "generators.tabular.copy:Copy",
+    "tabular/gmm": "generators.tabular.gmm:GMM",
+    "tabular/vae": "generators.tabular.vae:VAE",
+    "tabular/gan": "generators.tabular.gan:GAN",
+    "tabular/diffusion": "generators.tabular.diffusion:Diffusion",
+    "tabular/made": "generators.tabular.made:MADE",
+    "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
+    "sdv/ctgan": "generators.tabular.sdv:CTGAN",
+    "sdv/tvae": "generators.tabular.sdv:TVAE",
+}
+DEFAULT = {"tabular": "tabular/made"}  # the best one measured for each kind of data
+
+
+def names() -> list[str]:
+    """Every generator's name, as the catalogue lists them."""
+    return list(GENERATORS)
+
+
+def get(name: str) -> type[Generator]:
+    """The class of a name. BadInput suggests the nearest name."""
+    if name not in GENERATORS:
+        raise BadInput(f"there is no generator called {name!r}{suggest(name, names())}")
+    module, attribute = GENERATORS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def name_of(kind: type[Generator]) -> str:
+    """The name of a class."""
+    return next(name for name, path in GENERATORS.items() if path == f"{kind.__module__}:{kind.__name__}")
+
+
+def make(name: str, parameters: Mapping[str, Any]) -> Generator:
+    """A recipe from its name and hyper-parameters, checked. BadInput names the key that is unknown or has the wrong type."""
+    return build(get(name), parameters, name)
+
+
+def build(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from plain values, nested dataclasses included; whole numbers serve as floats, lists as tuples."""
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    defaults = {f.name: f.default for f in fields(kind)}
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise BadInput(f"{where} has no parameter {key!r}{suggest(key, known)}")
+        hint = hints[key]
+        if is_dataclass(hint) and isinstance(value, Mapping):
+            default = {f.name: getattr(defaults[key], f.name) for f in fields(hint)}
+            checked[key] = build(hint, {**default, **value}, f"{where}.{key}")  # type: ignore[arg-type]
+        else:
+            checked[key] = coerce(value, hint, f"{where}.{key}")
+    return kind(**checked)
+
+
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """The value as its declared type, or BadInput."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, __import__("types").UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    for option in options:
+        if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
+            inner = typing.get_args(option)
+            kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+            if len(kinds) == len(value):
+                return tuple(coerce(v, k, where) for v, k in zip(value, kinds, strict=True))
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if option in (int, str, bool) and type(value) is option:
+            return value
+    wanted = " or ".join(str(getattr(o, "__name__", o)) for o in options)
+    raise BadInput(f"{where} is {value!r}; it takes {wanted}")

@@ -1,0 +1,295 @@
+"""The equations in the generators' pages, checked on cases small enough to know the answer."""
+
+import itertools
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import chisquare, kstest
+
+from data.schema import Dataset, Schema
+from generators.codecs.table import MixedCodec, TokenCodec
+from generators.nets.mlp import cross_entropy, draw, log_softmax, one_hot
+from generators.registry import make
+from generators.tabular.gan import balanced
+from generators.tabular.made import MaskedNet
+from generators.train import Batches, Training, train
+
+torch.set_num_threads(1)
+SIZES = [2, 3, 2, 4]
+
+
+def masked_net() -> MaskedNet:
+    torch.manual_seed(0)
+    net = MaskedNet([np.full(size, 1 / size) for size in SIZES], hidden=8, width=4, dropout=0.0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return net.eval()
+
+
+def likely(counts: np.ndarray, p: torch.Tensor) -> bool:
+    """Could these counts be draws with these probabilities?"""
+    p = p.detach().double().numpy()
+    return bool(chisquare(counts, counts.sum() * p / p.sum()).pvalue > 1e-3)
+
+
+def every_row(sizes: list[int]) -> torch.Tensor:
+    return torch.tensor(list(itertools.product(*(range(size) for size in sizes))))
+
+
+def test_no_column_of_made_sees_itself_or_a_later_one():
+    net = masked_net()
+    tokens = torch.stack([torch.randint(size, (5,)) for size in net.sizes], dim=1)
+    embedded = []
+    for table in net.embed:
+        table.register_forward_hook(lambda module, given, out: (out.retain_grad(), embedded.append(out))[0])
+    for place, logits in enumerate(net(tokens)):
+        net.zero_grad()
+        for e in embedded:
+            e.grad = None
+        logits.square().sum().backward(retain_graph=True)
+        reached = [e.grad is not None and bool(e.grad.abs().sum() > 0) for e in embedded]
+        assert reached == [k < place for k in range(len(SIZES))]
+
+
+def test_made_is_a_distribution():
+    net, rows = masked_net(), every_row(SIZES)
+    log_p = make("tabular/made", {}).log_prob(net, (rows,))
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [20_000, 40])
+def test_made_samples_what_it_says(n):
+    """Many rows go by counts of prefixes, few row by row: both follow log_prob."""
+    net, rows, recipe = masked_net(), every_row(SIZES), make("tabular/made", {})
+    expected = recipe.log_prob(net, (rows,)).exp()
+    weights = np.cumprod([1, *SIZES[:0:-1]])[::-1].copy()
+    seen = np.zeros(len(rows))
+    with torch.no_grad():
+        for repeat in range(20_000 // n):
+            drawn = recipe.sample(net, n, torch.Generator().manual_seed(repeat))[0].numpy()
+            seen += np.bincount(drawn @ weights, minlength=len(rows))
+    assert likely(seen, expected)
+
+
+def test_grouped_categories():
+    tokens = torch.stack([torch.randint(size, (6,)) for size in SIZES], dim=1)
+    hot = one_hot(tokens, SIZES)
+    assert [part.argmax(1).tolist() for part in hot.split(SIZES, 1)] == [column.tolist() for column in tokens.T]
+    logits = torch.randn(6, sum(SIZES))
+    assert torch.allclose(cross_entropy(logits, tokens, SIZES), -(log_softmax(logits, SIZES) * hot).sum(1), atol=1e-5)
+    assert torch.allclose(torch.stack([part.exp().sum(1) for part in log_softmax(logits, SIZES).split(SIZES, 1)]), torch.ones(()))
+    many = draw(logits[:1].expand(20_000, -1), SIZES, torch.Generator().manual_seed(0))
+    for column, part in zip(many.T, logits[0].split(SIZES), strict=True):
+        assert likely(np.bincount(column, minlength=len(part)), part.softmax(0))
+
+
+def correlated(n: int = 800) -> Dataset:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=n)
+    table = pa.table({"a": a, "b": 0.8 * a + 0.6 * rng.normal(size=n)})
+    return Dataset.of(table, Schema.infer(table))
+
+
+def mixed(n: int = 800) -> Dataset:
+    rng = np.random.default_rng(0)
+    word = rng.integers(3, size=n)
+    table = pa.table({"a": rng.normal(size=n) + word, "word": np.array(["x", "y", "z"])[word], "more": rng.choice(["u", "v"], n)})
+    return Dataset.of(table, Schema.infer(table))
+
+
+def test_without_categories_the_mixture_is_scikit_learns():
+    from sklearn.mixture import GaussianMixture
+
+    model = make("tabular/gmm", {"components": 4, "floor": 1e-6, "iterations": 50}).fit(correlated(), seed=0)
+    z, c = model.codec.encode(correlated(), np.random.default_rng([0, 1]))
+    count = model.log["components"]
+    theirs = GaussianMixture(count, reg_covar=1e-6, max_iter=50, init_params="k-means++", random_state=0).fit(z.double().numpy())
+    ours = model.net.terms(z.double(), one_hot(c, []).double()).logsumexp(1).numpy()
+    assert np.allclose(ours, theirs.score_samples(z.double().numpy()), atol=0.02)
+
+
+def test_the_mixture_is_a_distribution_over_categories_and_scores():
+    model = make("tabular/gmm", {"components": 4, "rounds": 2}).fit(mixed(), seed=0)
+    grid = torch.linspace(-7, 7, 1401, dtype=torch.float64)
+    total = 0.0
+    for row in every_row(model.net.sizes):
+        hot = one_hot(row.expand(len(grid), -1), model.net.sizes).double()
+        total += float(model.net.terms(grid[:, None], hot).logsumexp(1).exp().sum() * (grid[1] - grid[0]))
+    assert total == pytest.approx(1, abs=1e-3)
+
+
+def test_exact_em_never_lowers_the_mixtures_likelihood():
+    found = []
+    for rounds in range(4):
+        model = make("tabular/gmm", {"components": 4, "rounds": rounds, "floor": 1e-6}).fit(mixed(), seed=0)
+        z, c = model.codec.encode(mixed(), np.random.default_rng([0, 1]))
+        found.append(float(model.net.terms(z.double(), one_hot(c, model.net.sizes).double()).logsumexp(1).mean()))
+    assert all(later >= earlier - 2e-3 for earlier, later in itertools.pairwise(found))  # the ridge may cost a little
+
+
+class KnownGaussian(torch.nn.Module):
+    """The exact denoiser of correlated scores and one independent category."""
+
+    def __init__(self, covariance: torch.Tensor, shares: torch.Tensor):
+        super().__init__()
+        self.covariance, self.shares, self.scores, self.sizes = covariance, shares, len(covariance), [len(shares)]
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        s = float(sigma[0, 0])
+        shrink = self.covariance @ torch.linalg.inv(self.covariance + s**2 * torch.eye(self.scores))
+        return x[:, : self.scores] @ shrink.T, self.shares.log() + x[:, self.scores :] / s**2
+
+
+def test_the_sampler_turns_noise_into_a_known_distribution():
+    covariance, shares = torch.tensor([[1.0, 0.8], [0.8, 1.0]]), torch.tensor([0.6, 0.3, 0.1])
+    z, c = make("tabular/diffusion", {"steps": 30}).sample(KnownGaussian(covariance, shares), 8000, torch.Generator().manual_seed(0))
+    assert torch.allclose(torch.cov(z.T), covariance, atol=0.05)
+    assert kstest(z[:, 0].numpy(), "norm").pvalue > 1e-3
+    assert likely(np.bincount(c[:, 0], minlength=3), shares)
+
+
+def test_an_untrained_denoiser_knows_the_shares_and_the_evidence():
+    codec = MixedCodec.fit(mixed())
+    net = make("tabular/diffusion", {"hidden": 16}).build(codec)
+    x = torch.zeros(1, net.scores + sum(net.sizes))
+    prior = log_softmax(net(x, torch.tensor([[10.0]]))[1], net.sizes).exp()
+    assert np.allclose(prior[0].detach().numpy(), np.concatenate(codec.priors), atol=1e-4)
+    x[0, net.scores + 1] = 1.0  # almost without noise the row is what it shows
+    z, logits = net(x, torch.tensor([[0.05]]))
+    assert int(logits[0, : net.sizes[0]].argmax()) == 1
+    assert float(z.detach().abs().max()) < 1e-3
+
+
+def test_the_vaes_bins_are_a_density_over_scores():
+    recipe = make("tabular/vae", {"bins": 8, "hidden": 16})
+    codec = MixedCodec.fit(mixed())
+    net = recipe.build(codec)
+    grid = torch.linspace(-5, 5, 4001)
+    tokens = net.tokens(grid[:, None], torch.zeros(4001, 2, dtype=torch.int64))[:, -1]
+    edges = torch.special.ndtri(torch.arange(1, 8, dtype=torch.float64) / 8).float()
+    assert torch.equal(tokens, torch.searchsorted(edges, grid, right=True))
+
+
+def test_the_vaes_bound_is_below_the_likelihood():
+    """With every latent equal the bound is the log-likelihood itself: averaged over the training rows, minus the entropy."""
+    torch.manual_seed(0)
+    recipe = make("tabular/vae", {"hidden": 16, "latent": 2, "modes": 1})
+    codec = TokenCodec.fit(mixed())
+    assert codec.names == ["a", "word", "more"]
+    codec = MixedCodec.fit(mixed())
+    net = recipe.build(codec).eval()
+    with torch.no_grad():
+        for part in (net.encoder.leave, net.decoder.leave):
+            part.weight.zero_()
+            part.bias.zero_()
+        net.means.zero_()
+    rows = codec.encode(mixed(), np.random.default_rng(0))
+    uniform = sum(np.log(size) for size in net.groups)
+    assert recipe.loss(net, rows, "").item() == pytest.approx(uniform, rel=1e-4)
+
+
+def gan():
+    recipe, codec = make("tabular/gan", {"hidden": 16}), MixedCodec.fit(mixed())
+    torch.manual_seed(0)
+    return recipe, recipe.build(codec), codec.encode(mixed(), np.random.default_rng(0))
+
+
+def test_a_phase_moves_its_own_part_only():
+    from generators.train import Trainer
+
+    recipe, net, rows = gan()
+    batch = tuple(t[:64] for t in rows)
+    for phases, still, moving in ((("critic",), net.maker, net.critic), (("maker",), net.critic, net.maker)):
+        before = [[p.clone() for p in part.parameters()] for part in (still, moving)]
+        runner = Trainer(net, phases, recipe.training, 10)
+        runner.advance(batch, recipe.loss, 0)
+        assert all(torch.equal(a, b) for a, b in zip(before[0], still.parameters(), strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(before[1], moving.parameters(), strict=True))
+    net.zero_grad()
+    recipe.loss(net, batch, "critic").backward()
+    assert all(p.grad is None for p in net.maker.parameters())
+
+
+def test_training_by_sampling_gives_rows_that_meet_their_condition():
+    _, net, rows = gan()
+    torch.manual_seed(1)
+    z, c, condition = balanced(net, *(t[:400] for t in rows))
+    assert len(z) == len(c) == len(condition) == 400
+    assert torch.equal(condition.sum(1), torch.ones(400))
+    assert torch.equal((one_hot(c, net.sizes) * condition).sum(1), torch.ones(400))
+
+
+def run_of(steps: int | None = None, minutes: float | None = None, **settings: object):
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 1)
+    x = torch.randn(500, 3)
+    rows = (x, x @ torch.tensor([[1.0], [2.0], [3.0]]))
+
+    def loss(net, rows, phase):
+        return F.mse_loss(net(rows[0]), rows[1])
+
+    training = Training(steps=steps, lr=0.05, ema=0.9, **settings)
+    return train(
+        net,
+        rows,
+        loss=loss,
+        phases=("",),
+        training=training,
+        seed=0,
+        minutes=minutes,
+        device=torch.device("cpu"),
+        folder=None,
+        progress=None,
+    )
+
+
+def test_batches_are_drawn_without_replacement():
+    rows = (torch.arange(10),)
+    batches = Batches(rows, 3, 0, torch.device("cpu"))
+    passes = [torch.cat([batches[step][0] for step in range(3 * p, 3 * p + 3)]).tolist() for p in range(4)]
+    assert all(len(set(one)) == 9 for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+    assert batches[7][0].tolist() == Batches(rows, 3, 0, torch.device("cpu"))[7][0].tolist()
+    assert batches[7][0].tolist() != Batches(rows, 3, 1, torch.device("cpu"))[7][0].tolist()
+
+
+def test_training_descends_and_logs():
+    net, log = run_of(steps=400)
+    assert torch.allclose(net.weight, torch.tensor([[1.0, 2.0, 3.0]]), atol=0.05)
+    assert log["steps"] == 400
+    assert log["loss"][-1][1] < 0.01 * log["loss"][0][1]
+
+
+def test_minutes_are_a_bound():
+    began = time.perf_counter()
+    _, log = run_of(steps=10**9, minutes=0.03)
+    assert time.perf_counter() - began < 2 * 0.03 * 60
+    assert 1 <= log["steps"] < 10**6
+
+
+def test_training_stops_when_held_out_rows_stop_gaining():
+    _, log = run_of(steps=20_000, patience=3)
+    assert log["steps"] < 20_000
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    from generators.train import DivergedError
+
+    with pytest.raises(DivergedError, match=r"step \d+ of"):
+        train(
+            torch.nn.Linear(1, 1),
+            (torch.ones(100, 1),),
+            loss=lambda net, rows, phase: (net(rows[0]) * float("inf")).sum(),
+            phases=("",),
+            training=Training(steps=5),
+            seed=0,
+            minutes=None,
+            device=torch.device("cpu"),
+            folder=None,
+            progress=None,
+        )
