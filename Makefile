@@ -9,7 +9,7 @@ demo: .venv/ready                ## run the main job on an embedded real table: 
 	$(BIN)/alfar run jobs/diamonds.yaml
 
 test: .venv/ready                ## the fast suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 test-slow: .venv/ready           ## the suite's slow tier
 	$(BIN)/python -m pytest -m slow

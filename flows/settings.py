@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 from flows.folders import home
@@ -28,4 +27,3 @@ def prepare() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("great_expectations.data_context.types.base").disabled = True  # sets its own level when it is imported

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,7 @@ def train(
     began = time.perf_counter()
     seen, held_out = hold_out(rows, training.patience > 0, seed)
     held_out = tuple(t.to(device) for t in held_out)
+    training = fitting(training, len(seen[0]))
     checkpoint = folder / "checkpoint.safetensors" if folder else None
     total = training.steps or max(training.least_steps, math.ceil(training.epochs * len(seen[0]) / training.batch))
     if minutes is not None and not (checkpoint and checkpoint.exists()):
@@ -272,6 +273,12 @@ def affordable(
         trial.advance(batches[trial.step], loss, 0)
     pace = (time.perf_counter() - began) / max(1, trial.step - first)
     return max(1, min(wanted, int(0.9 * minutes * 60 / pace)))
+
+
+def fitting(training: Training, rows: int) -> Training:
+    """The recipe for this many rows: at least sixteen batches a pass, and the rate by the root of the batch."""
+    batch = min(training.batch, max(32, rows // 16))
+    return replace(training, batch=batch, lr=training.lr * math.sqrt(batch / training.batch))
 
 
 def decayed(part: nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ import pyarrow as pa
 from data.errors import BadInput
 from data.schema import RARE, Column
 
-TOKENS = 128  # tokens of equal mass for a continuous column
-SMALL = 256  # with at most this many segments each is a token
+TOKENS = 128  # tokens of equal mass for a continuous column; up to twice as many segments are tokens of their own
+PER_TOKEN = 20  # rows that a token should have: a small table gets fewer tokens, or their probabilities cannot be learnt
 SEGMENTS = 4096  # at most, whatever the number of rows
 
 
@@ -104,12 +104,12 @@ class Quantiles:
             raise BadInput(f"column {column.name!r} has only {len(present)} values in the training rows: drop it")
         low, high, counts = segments(column, present)
         mass = counts / counts.sum()
-        return cls(column, low, high, np.cumsum(mass) / mass.sum(), group(mass), 1 - len(present) / len(numbers))
+        return cls(column, low, high, np.cumsum(mass) / mass.sum(), group(mass, len(present)), 1 - len(present) / len(numbers))
 
     @property
     def discrete(self) -> bool:
         """Are all values atoms, each with a token of its own?"""
-        return bool(np.all(self.low == self.high)) and len(self.token) <= SMALL
+        return bool(np.all(self.low == self.high)) and int(self.token[-1]) + 1 == len(self.token)
 
     @property
     def tokens(self) -> np.ndarray:
@@ -220,11 +220,12 @@ def pieces(counts: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np
     return table[:, 0].astype(int), table[:, 1].astype(int), table[:, 2], table[:, 3].astype(bool)
 
 
-def group(mass: np.ndarray) -> np.ndarray:
+def group(mass: np.ndarray, rows: int) -> np.ndarray:
     """int64 [S]: the token of each segment; tokens have about equal mass, and a segment heavier than that has its own."""
-    if len(mass) <= SMALL:
+    tokens = min(TOKENS, max(8, rows // PER_TOKEN))
+    if len(mass) <= 2 * tokens:
         return np.arange(len(mass))
     middle = np.cumsum(mass) - mass / 2
-    share = np.floor(middle / middle[-1] * TOKENS * (1 - 1e-9))
-    heavy = mass * TOKENS >= 1
+    share = np.floor(middle / middle[-1] * tokens * (1 - 1e-9))
+    heavy = mass * tokens >= 1
     return np.cumsum(np.append(False, (share[1:] != share[:-1]) | heavy[1:] | heavy[:-1])).astype(np.int64)

@@ -73,7 +73,7 @@ class Diffusion(Neural):
     centre: float = -0.5
     spread: float = 1.4
     steps: int = 16
-    training: Training = Training(epochs=40, least_steps=3000, batch=256, lr=2e-3, ema=0.998)
+    training: Training = Training(epochs=40, least_steps=500, batch=256, lr=2e-3, ema=0.998)
     codec: ClassVar[type[MixedCodec]] = MixedCodec
 
     def build(self, codec: MixedCodec) -> Denoiser:

@@ -63,7 +63,7 @@ class VAE(Neural):
     modes: int = 64
     beta: float = 1.0
     warm_up: int = 500
-    training: Training = Training(epochs=40, least_steps=2000, batch=512, lr=2e-3, weight_decay=0.01, ema=0.995)
+    training: Training = Training(epochs=40, least_steps=300, batch=512, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[MixedCodec]] = MixedCodec
 
     def build(self, codec: MixedCodec) -> VAENet:
