@@ -143,7 +143,7 @@ class Neural(Generator):
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         """The shared training loop; the result is the moving average of the weights."""
         with few_threads(net, self.training.batch):
-            trained, run.log["training"] = train(
+            trained, log = train(
                 net,
                 rows,
                 loss=self.loss,
@@ -155,6 +155,7 @@ class Neural(Generator):
                 folder=run.folder,
                 progress=run.progress,
             )
+        run.log |= log
         return trained
 
 

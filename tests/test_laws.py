@@ -166,7 +166,7 @@ def test_a_resumed_run_is_the_same_run(name, tmp_path, monkeypatch):
     assert min(seen) > 10, "it began again"
     for key, tensor in whole.net.state_dict().items():
         assert torch.equal(tensor, resumed.net.state_dict()[key]), key
-    assert whole.log["training"]["loss"] == resumed.log["training"]["loss"]
+    assert whole.log["loss"] == resumed.log["loss"]
 
 
 @pytest.mark.parametrize("name", names())
