@@ -124,24 +124,24 @@ def boosted(
 def side_by_side(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """The function of each item, in order, one thread a core: how this package uses more than one core."""
     import scipy.linalg  # noqa: F401  (its BLAS has to be loaded to be limited)
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as pool:
+    with threadpool_limits(1, "blas"), warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are the linear judge's definition
+        warnings.filterwarnings("ignore", module="sklearn.utils.parallel")  # each fit is a thread's own: nothing is to be propagated
         return list(pool.map(function, items))
 
 
 def straight(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, categorical: np.ndarray, classes: int, seed: int) -> np.ndarray:
     """[n_test, classes] probabilities, or [n_test] numbers when `classes` is 0."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
 
     x, x_test = design(x, x_test, categorical)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are this judge's definition
-        if not classes:
-            return Ridge().fit(x, y).predict(x_test)
-        return LogisticRegression(max_iter=100, tol=1e-3).fit(x, y).predict_proba(x_test)
+    if not classes:
+        return Ridge().fit(x, y).predict(x_test)
+    return LogisticRegression(max_iter=100, tol=1e-3).fit(x, y).predict_proba(x_test)
 
 
 def design(x: np.ndarray, x_test: np.ndarray, categorical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ gets a row with its error. The floor, the ceiling and the real reference come fr
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,11 +36,11 @@ def candidate(job: Job, root: Path, prepared: Path) -> dict[str, Any]:
     fitted = stages.fit(job, root, prepared)
     drawn = stages.draw(job, root, prepared, fitted.folder)
     judged = stages.judge(job, root, prepared, fitted.folder, drawn.folder)
-    rows = read_json(drawn.folder / "stage.json")["inputs"]["rows"]
+    cost = read_json(drawn.folder / "cost.json")
     return {
         "scores": read_json(judged.folder / "scores.json"),
         "fit_seconds": fitted.cpu_seconds,
-        "rows_per_second": rows / max(drawn.cpu_seconds, 1e-3),
+        "rows_per_second": cost["rows"] / max(cost["cpu_seconds"], 1e-3),
     }
 
 
@@ -58,7 +59,7 @@ def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = No
                 stages.progress.get()("compare", len(rows), len(generators), f"{name}, seed {seed}")
                 results.append(candidate(one, root, prepared, return_state=True).result(raise_on_failure=False))
             rows.append(row(name, results))
-        board = ranked(job, dataset, rows)
+        board = ranked(dataset, rows) | {"target": job.target, "reproduce": command(job, generators, seeds)}
         folder = Path(to) if to else root / keyed("compare", {"job": job.digest, "generators": generators, "seeds": seeds}, ())
     write(board, folder)
     create_table_artifact(
@@ -125,7 +126,7 @@ def mean(values: Any) -> float | None:
     return round(fmean(known), 5) if known else None
 
 
-def ranked(job: Job, dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def ranked(dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The leaderboard: best first, floor and ceiling of the protocol between them, failures last."""
     references: dict[str, Any] = next((r["references"] for r in rows if "references" in r), {})
     for role, kind, label in (("floor", "floor", "floor: shuffled columns"), ("ceiling", "cheat", "ceiling: redrawn real rows")):
@@ -140,14 +141,21 @@ def ranked(job: Job, dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any]
     able = [r["generator"] for r in rows if r.get("publishable") and r.get("private") and "role" not in r]
     return {
         "dataset": dataset,
-        "target": job.target,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "headline": references.get("headline"),
-        "reproduce": f"alfar compare {shown(job.source.spec)}" + (f" --target {job.target}" if job.target else ""),
         "winner": able[0] if able else None,
         "real": references.get("real"),
         "rows": [{k: v for k, v in r.items() if k != "references"} for r in rows],
     }
+
+
+def command(job: Job, generators: Sequence[str], seeds: int) -> str:
+    """The command line that compares the same again."""
+    words = ["alfar", "compare", shown(job.source.spec), "--generators", ",".join(generators), "--seeds", str(seeds)]
+    words += [
+        w for option in ("target", "minutes", "seed") if (value := getattr(job, option)) is not None for w in (f"--{option}", str(value))
+    ]
+    return shlex.join(words)
 
 
 def lines(board: Mapping[str, Any]) -> list[list[str]]:
@@ -178,5 +186,8 @@ def write(board: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "leaderboard.json", board)
     marks = [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *lines(board))]
     title = f"# {board['dataset']}: {board['headline'] or 'no target'}"
-    (folder / "leaderboard.md").write_text("\n".join([title, "", *marks, "", f"Winner: {board['winner']}", ""]), encoding="utf-8")
+    (folder / "leaderboard.md").write_text(
+        "\n".join([title, "", *marks, "", f"Learnt on real rows: {figure(board['real'])}. Winner: {board['winner']}.", ""]),
+        encoding="utf-8",
+    )
     (folder / "leaderboard.html").write_text(render_leaderboard(board), encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -160,11 +161,13 @@ def fit(job: Job, root: Path, prepared: Path) -> Done:
 
 
 def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
-    """The synthetic rows, streamed: rows.parquet."""
+    """The synthetic rows, streamed: rows.parquet; and what sampling them cost, cost.json."""
     rows = job.rows or pq.read_metadata(prepared / "train.parquet").num_rows
 
     def work(folder: Path) -> None:
-        write_stream(load(fitted).stream(rows, seed=job.seed), folder / "rows.parquet", rows)
+        model, began = load(fitted), time.process_time()
+        write_stream(model.stream(rows, seed=job.seed), folder / "rows.parquet", rows)
+        write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
 
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
 
