@@ -30,10 +30,13 @@ print(out.folder)
 
 
 def stage_under_way(home: Path, to: Path) -> str | None:
-    """The stage whose partial folder is there."""
+    """The stage that is at work, by the folders that are there; `prepare` is over so soon that its moment counts from the lock on."""
     if any((to / "_staging").glob("*/data")):
         return "publish"
-    return next((p.name.split("-")[0] for p in (home / "runs").glob("*/*.partial")), None)
+    if found := next((p.name.split("-")[0] for p in (home / "runs").glob("*/*.partial")), None):
+        return found
+    begun, past = any((home / "runs").glob("*/lock")), any((home / "runs").glob("*/fit-*"))
+    return "prepare" if begun and not past else None
 
 
 def main() -> None:

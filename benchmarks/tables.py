@@ -32,7 +32,19 @@ def main() -> int:
         source = str(FILES.get(name, name))
         if name in FILES and not FILES[name].exists():
             sys.exit(f"{source} is missing: set ALFAR_BENCH_DATA to the folder of benchmark data")
-        command = ["alfar", "compare", source, "--target", target, "--generators", given.generators, "--minutes", given.minutes]
+        command = [
+            sys.executable,
+            "-m",
+            "flows.cli",
+            "compare",
+            source,
+            "--target",
+            target,
+            "--generators",
+            given.generators,
+            "--minutes",
+            given.minutes,
+        ]
         to = HERE / "results" / f"{name}-{target.replace('.', '')}"
         subprocess.run([*command, "--name", name, "--to", str(to)], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return 0
