@@ -129,7 +129,7 @@ def mean(values: Any) -> float | None:
 def ranked(dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The leaderboard: best first, floor and ceiling of the protocol between them, failures last."""
     references: dict[str, Any] = next((r["references"] for r in rows if "references" in r), {})
-    for role, kind, label in (("floor", "floor", "floor: shuffled columns"), ("ceiling", "cheat", "ceiling: redrawn real rows")):
+    for role, kind, label in (("floor", "floor", "shuffled columns"), ("ceiling", "cheat", "redrawn real rows")):
         if references.get(kind):
             rows.append({"generator": label, "role": role, "seeds": 0, "tstr": references[kind], "error": None})
 
@@ -162,13 +162,14 @@ def lines(board: Mapping[str, Any]) -> list[list[str]]:
     """The leaderboard as cells of text."""
     found = []
     for r in board["rows"]:
+        name = r["generator"] + (f" ({r['role']})" if "role" in r else "")
         if r["error"]:
-            found.append([r["generator"], f"failed: {r['error'][:80]}", *[""] * (len(HEAD) - 2)])
+            found.append([name, f"failed: {r['error'][:80]}", *[""] * (len(HEAD) - 2)])
             continue
         detector, copies = (r.get("detector") or {}).get("test"), r.get("copies")
         cells = [figure(r["tstr"]) if r.get("tstr") else "-", figure(detector), figure(r.get("shape"), 2), figure(r.get("trend"), 2)]
         cells += [figure(r.get("dcr"), 1), figure(copies, 4), figure(r.get("fit_seconds"), 1), figure(r.get("rows_per_second"), 0)]
-        found.append([r["generator"], *cells])
+        found.append([name, *cells])
     return found
 
 
