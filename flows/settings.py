@@ -23,7 +23,6 @@ def prepare() -> None:
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": BATCH,
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": BATCH,
         "GX_ANALYTICS_ENABLED": "False",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning make a busy machine many times slower
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -142,7 +142,7 @@ class Neural(Generator):
     @final
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         """The shared training loop; the result is the moving average of the weights."""
-        with few_threads(net, self.training.batch):
+        with few_threads(net):
             trained, log = train(
                 net,
                 rows,

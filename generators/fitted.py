@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from generators.base import Codec, Generator
-from generators.train import mix
+from generators.train import few_threads, mix
 
 FORMAT = 1
 CHUNK = 65_536  # rows made at a time: what bounds the memory of any number of rows
@@ -55,7 +55,7 @@ class Fitted:
         for number, start in enumerate(range(0, n, CHUNK)):
             size = min(CHUNK, n - start)
             rng = torch.Generator().manual_seed(mix(seed, number, 7))
-            with torch.inference_mode():
+            with torch.inference_mode(), few_threads(self.net):
                 rows = self.matching(size, rng, condition) if condition else self.generator.sample(self.net, size, rng)
             chunk = self.codec.decode(rows, np.random.default_rng([seed, number]), start=start, seed=seed)
             yield fixed(chunk, given) if given else chunk

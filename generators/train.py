@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 CHECKPOINT_SECONDS = 20.0
-SMALL = 1e9  # floating-point operations a step below which a second thread costs more, in waiting, than it gains
+SMALL = 1_000_000  # parameters below which a second thread costs more, in waiting, than it gains
 Loss = Callable[[Any, tuple[Tensor, ...], str], Tensor]
 
 
@@ -217,10 +217,10 @@ def train(
 
 
 @contextmanager
-def few_threads(net: nn.Module, batch: int) -> Iterator[None]:
-    """One thread while a net is trained whose steps are too small to be shared."""
+def few_threads(net: nn.Module) -> Iterator[None]:
+    """One thread while a net is at work whose steps are too small to be shared."""
     before = torch.get_num_threads()
-    if 6 * sum(p.numel() for p in net.parameters()) * batch < SMALL:
+    if sum(p.numel() for p in net.parameters()) < SMALL:
         torch.set_num_threads(1)
     try:
         yield
