@@ -128,10 +128,15 @@ def side_by_side(function: Callable[[Any], Any], items: Iterable[Any]) -> list[A
     from threadpoolctl import threadpool_limits
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with threadpool_limits(1, "blas"), warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred steps are the linear judge's definition
-        warnings.filterwarnings("ignore", module="sklearn.utils.parallel")  # each fit is a thread's own: nothing is to be propagated
-        return list(pool.map(function, items))
+    # filters are the whole process's and scikit-learn resets them in each thread, so warnings are collected and sorted out afterwards
+    with threadpool_limits(1, "blas"), warnings.catch_warnings(record=True) as heard, ThreadPoolExecutor(cores) as pool:
+        results = list(pool.map(function, items))
+    for w in heard:
+        expected = issubclass(w.category, ConvergenceWarning)  # a hundred steps are the linear judge's definition
+        race = "sklearn.utils.parallel.delayed" in str(w.message)  # it met filters that another thread had just reset
+        if not (expected or race):
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    return results
 
 
 def straight(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, categorical: np.ndarray, classes: int, seed: int) -> np.ndarray:

@@ -6,7 +6,6 @@ gets a row with its error. The floor, the ceiling and the real reference come fr
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,8 @@ from prefect.artifacts import create_table_artifact  # noqa: E402
 
 from flows import stages  # noqa: E402
 from flows.folders import keyed, read_json, run_folder, write_json  # noqa: E402
-from flows.job import Job, shown  # noqa: E402
+from flows.job import Job  # noqa: E402
+from flows.publishing import command  # noqa: E402
 from flows.screen import figure, table  # noqa: E402
 from flows.synthesize import ended, prepare, read  # noqa: E402
 
@@ -59,7 +59,8 @@ def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = No
                 stages.progress.get()("compare", len(rows), len(generators), f"{name}, seed {seed}")
                 results.append(candidate(one, root, prepared, return_state=True).result(raise_on_failure=False))
             rows.append(row(name, results))
-        board = ranked(dataset, rows) | {"target": job.target, "reproduce": command(job, generators, seeds)}
+        again = command(job, "compare", "--generators", ",".join(generators), "--seeds", str(seeds))
+        board = ranked(dataset, rows) | {"target": job.target, "reproduce": again}
         folder = Path(to) if to else root / keyed("compare", {"job": job.digest, "generators": generators, "seeds": seeds}, ())
     write(board, folder)
     create_table_artifact(
@@ -147,15 +148,6 @@ def ranked(dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "real": references.get("real"),
         "rows": [{k: v for k, v in r.items() if k != "references"} for r in rows],
     }
-
-
-def command(job: Job, generators: Sequence[str], seeds: int) -> str:
-    """The command line that compares the same again."""
-    words = ["alfar", "compare", shown(job.source.spec), "--generators", ",".join(generators), "--seeds", str(seeds)]
-    words += [
-        w for option in ("target", "minutes", "seed") if (value := getattr(job, option)) is not None for w in (f"--{option}", str(value))
-    ]
-    return shlex.join(words)
 
 
 def lines(board: Mapping[str, Any]) -> list[list[str]]:

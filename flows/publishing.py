@@ -208,11 +208,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def command(job: Job) -> str:
-    """The command line that does the same again."""
+def command(job: Job, verb: str = "run", *more: str) -> str:
+    """The command line that does the same again; `more` are options that are not the job's."""
     said = job.public()
     reading = said["source"]
-    words = ["alfar", "run", reading["spec"]]
+    words = ["alfar", verb, reading["spec"], *more]
     for option in ("query", "delimiter", "encoding"):
         words += [f"--{option}", reading[option]] if option in reading else []
     for option in ("target", "test", "rows", "seed", "minutes", "device", "name"):

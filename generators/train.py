@@ -31,6 +31,7 @@ Loss = Callable[[Any, tuple[Tensor, ...], str], Tensor]
 class Training:
     """How to descend. `steps` None means as many as `epochs` passes over the rows take, but at least `least_steps`.
 
+    `batch` and `lr` are for a large table: a small one gets at least sixteen batches a pass, and a rate lower by the root of the batch.
     The rate warms up, holds, and falls linearly to zero over the last `decay` of the steps. With `patience` > 0 a twentieth of the rows
     is held out and the average scored on it four times a pass: after `patience` scores without a new best the fall begins at once, so
     the data decides how long to train, and the best average is the result.
