@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.errors import BadInput
 
@@ -20,6 +21,8 @@ def to_numbers(values: pa.ChunkedArray | pa.Array) -> np.ndarray:
     kind = values.type
     if pa.types.is_dictionary(kind):
         values, kind = values.cast(kind.value_type), kind.value_type
+    if (pa.types.is_duration(kind) or pa.types.is_time(kind)) and kind.unit == "ns":
+        return to_numbers(values.cast(pa.int64())) / 1000
     if pa.types.is_date(kind):
         values = values.cast(pa.timestamp("us")).cast(pa.int64())
     elif pa.types.is_timestamp(kind):
@@ -34,6 +37,23 @@ def to_numbers(values: pa.ChunkedArray | pa.Array) -> np.ndarray:
         else values.cast(pa.float64(), safe=False).to_numpy(),
         dtype=np.float64,
     )
+
+
+def wall(numbers: np.ndarray, zone: str) -> np.ndarray:
+    """float64 [n]: what a clock in the zone shows at these microseconds since 1970 (UTC), NaN kept."""
+    null = np.isnan(numbers)
+    times = pa.array(np.rint(np.where(null, 0, numbers)).astype(np.int64)).cast(pa.timestamp("us", zone))
+    return np.where(null, np.nan, pc.local_timestamp(times).cast(pa.int64()).to_numpy().astype(np.float64))
+
+
+def instant(clock: np.ndarray, zone: str, near: np.ndarray) -> np.ndarray:
+    """The inverse of `wall`, float64 [n]: an hour that a zone has twice is the one nearer to `near`, one that it skips is the next."""
+    times = pa.array(np.rint(clock).astype(np.int64)).cast(pa.timestamp("us"))
+    first, last = (
+        pc.assume_timezone(times, zone, ambiguous=which, nonexistent="latest").cast(pa.int64()).to_numpy().astype(np.float64)
+        for which in ("earliest", "latest")
+    )
+    return np.where(np.abs(last - near) < np.abs(first - near), last, first)
 
 
 def to_strings(values: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.arrow import DAY, IMAGE_TYPE, to_numbers, to_strings
+from data.arrow import DAY, IMAGE_TYPE, instant, to_numbers, to_strings, wall
 from data.errors import BadInput, suggest
 from data.schema import KINDS, RARE, Column, Schema, Task
 
@@ -19,9 +19,16 @@ MIN_ROWS = 50  # a joint distribution cannot be learnt, split and judged on less
 MAX_CLASSES = 50  # an integer target with more distinct values than this is a quantity, not a class
 MAX_NAME = 128
 ID_NAME = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|nbr|nr|no|ssn|iban|email|e-mail)$|(?<=[a-z])(Id|ID)$", re.IGNORECASE)
+TIMES = (DAY, 3_600_000_000, 60_000_000, 1_000_000, 1_000, 1)  # microseconds
+PRECISION = {"float": 1e-7, "halffloat": 5e-4}  # relative, of a number that was written with few decimals
+CODE_NAME = re.compile(r"(^|[_\W])(zip|plz|cp|(zip|post|postal)[_ ]?code|phone|telephone|telefono|mobile|fax)$", re.IGNORECASE)
+TRUTHS = (  # both spellings of a truth value, in lower case
+    *({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}, {"on", "off"}, {"0", "1"}),
+    *({"s\u00ed", "no"}, {"si", "no"}, {"s", "n"}, {"oui", "non"}, {"ja", "nein"}, {"sim", "n\u00e3o"}),
+)
 
 
-def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str]) -> Schema:
+def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str], orders: Mapping[str, Sequence[str]]) -> Schema:
     """The schema of a table. BadInput names what cannot be used."""
     check_names(table.column_names)
     if target is not None and target not in table.column_names:
@@ -31,9 +38,15 @@ def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str]) 
             raise BadInput(f"the job gives a kind to column {name!r}, which does not exist{suggest(name, table.column_names)}")
         if kind not in KINDS:
             raise BadInput(f"column {name!r}: {kind!r} is not a kind of column; choose one of {', '.join(KINDS)}")
+    for name in orders:
+        if name not in table.column_names:
+            raise BadInput(f"the job gives an order to column {name!r}, which does not exist{suggest(name, table.column_names)}")
+        if kinds.get(name, "category") not in ("category", "boolean"):
+            raise BadInput(f"column {name!r} has an order of categories but the kind {kinds[name]}: leave one of the two out")
+    kinds = dict.fromkeys(orders, "category") | dict(kinds)
     if table.num_rows < MIN_ROWS:
         raise BadInput(f"the table has {table.num_rows} rows; at least {MIN_ROWS} are needed to learn from it and to judge the result")
-    columns = tuple(fitting_column(name, table[name], kinds.get(name), name == target) for name in table.column_names)
+    columns = tuple(fitting_column(name, table[name], kinds.get(name), name == target, orders.get(name, ())) for name in table.column_names)
     schema = Schema("density", target, columns)
     if target is None:
         return schema
@@ -56,10 +69,10 @@ def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str]) 
     return replace(schema, task=task)
 
 
-def fitting_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target: bool) -> Column:
+def fitting_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target: bool, order: Sequence[str]) -> Column:
     """`infer_column`, with BadInput for a type that nothing reads or that cannot be of the kind asked for; never a value."""
     try:
-        column = infer_column(name, values, kind, is_target)
+        column = infer_column(name, values, kind, is_target, order)
         if column.is_number:
             column.array(np.zeros(1))
         return column
@@ -68,8 +81,8 @@ def fitting_column(name: str, values: pa.ChunkedArray, kind: str | None, is_targ
         raise BadInput(f"column {name!r} has the type {values.type}, {why}, or drop it (--drop)") from None
 
 
-def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target: bool) -> Column:
-    """One column's kind, type, grid, range and publishable categories."""
+def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target: bool, order: Sequence[str] = ()) -> Column:
+    """One column's kind, type, grid, range and publishable categories, in the order given or that of an ordered dictionary."""
     arrow = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if pa.types.is_null(arrow) or values.null_count == len(values):
         what = "the target column" if is_target else "column"
@@ -84,29 +97,57 @@ def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target
     column = Column(name, kind, str(arrow), nullable=values.null_count > 0)  # type: ignore[arg-type]
     if column.is_number:
         numbers = column.numbers(values)
+        column = replace(column, nullable=bool(np.isnan(numbers).any()))
         numbers = numbers[~np.isnan(numbers)]
+        if not len(numbers):
+            raise BadInput(f"column {name!r} holds nothing but NaN: there is nothing to learn; drop it (--drop)")
         if np.isinf(numbers).any():
             raise BadInput(f"column {name!r} holds infinite values: replace them by numbers or by nulls")
-        step = grid(numbers, arrow)
-        low, high = round_outwards(numbers, step)
-        return replace(column, step=step, low=low, high=high)
+        zone = arrow.tz if pa.types.is_timestamp(arrow) else None
+        clock = wall(numbers, zone) if zone else numbers
+        step = zoned_grid(numbers, clock, zone) if zone else grid(numbers, arrow)
+        ends = np.array(round_outwards(clock, step))
+        low, high = instant(ends, zone, ends) if zone else ends
+        return replace(column, step=step, low=float(low), high=float(high))
     if kind in ("category", "boolean"):
-        strings = column.strings(values)
-        counts = sorted((v["values"], v["counts"]) for v in pc.value_counts(strings.drop_null()).to_pylist())
-        kept = [value for value, count in counts if count >= RARE]
-        if sum(count for value, count in counts if count < RARE) > 0.5 * len(values):
+        counts = pc.value_counts(column.strings(values).drop_null())
+        found, often = counts.field("values"), counts.field("counts").to_numpy()
+        if often[often < RARE].sum() > 0.5 * len(values):
             raise BadInput(
-                f"column {name!r} has {len(counts):,} different values and most rows hold one that fewer than {RARE} rows share: "
-                f"drop it (--drop), or have it regenerated (--kind with id)"
+                f"column {name!r} has {len(found):,} different values, and most rows hold one that fewer than {RARE} rows share, which a "
+                f"release must not repeat: leave it out (--drop {name}), make up new values of the same form (--kind {name}=id), or "
+                f"replace it by something coarser, such as the first letters of a code"
             )
-        if pa.types.is_integer(arrow) or pa.types.is_floating(arrow):
+        kept = sorted(found.filter(pa.array(often >= RARE)).to_pylist())
+        order = order or natural_order(values)
+        if order:
+            kept = in_order(name, kept, [str(value) for value in order])
+        elif pa.types.is_integer(arrow) or pa.types.is_floating(arrow) or pa.types.is_decimal(arrow):
             kept.sort(key=float)
-        return replace(column, categories=tuple(kept), ordered=not pa.types.is_string(arrow))
+        return replace(column, categories=tuple(kept), ordered=bool(order) or not pa.types.is_string(arrow))
     return column
+
+
+def natural_order(values: pa.ChunkedArray) -> Sequence[str]:
+    """The values of an ordered dictionary as text, in its order; empty for any other column."""
+    if not pa.types.is_dictionary(values.type) or not values.type.ordered:
+        return ()
+    return dict.fromkeys(word for chunk in values.chunks for word in to_strings(chunk.dictionary).drop_null().to_pylist()).keys()  # type: ignore[return-value]
+
+
+def in_order(name: str, kept: Sequence[str], order: Sequence[str]) -> list[str]:
+    """The kept categories as they stand in the order. BadInput when it leaves one out."""
+    place = {value: i for i, value in enumerate(order)}
+    for value in kept:
+        if value not in place:
+            raise BadInput(f"the order of column {name!r} leaves out the value {value[:40]!r}: name every value that {RARE} rows share")
+    return sorted(kept, key=place.__getitem__)
 
 
 def guess_kind(name: str, values: pa.ChunkedArray, arrow: pa.DataType, is_target: bool) -> str:
     """The kind that a column's Arrow type, name and values suggest. BadInput for a type that cannot be modelled."""
+    if pa.types.is_dictionary(values.type) and values.type.ordered:
+        return "category"
     if pa.types.is_boolean(arrow):
         return "boolean"
     if pa.types.is_timestamp(arrow) or pa.types.is_date(arrow):
@@ -122,7 +163,11 @@ def guess_kind(name: str, values: pa.ChunkedArray, arrow: pa.DataType, is_target
         sequential = bounds["max"].as_py() - bounds["min"].as_py() + 1 == distinct
         if not is_target and values.null_count == 0 and ((share == 1 and sequential) or (share > 0.5 and ID_NAME.search(name))):
             return "id"
-        return "category" if is_target and distinct <= MAX_CLASSES else "integer"
+        if is_target:
+            return "category" if distinct <= MAX_CLASSES else "integer"
+        if CODE_NAME.search(name):  # a code written in digits: nothing lies between two of them
+            return "category" if mostly_shared(to_strings(values)) else "id"
+        return "integer"
     if pa.types.is_floating(arrow) or pa.types.is_decimal(arrow):
         numbers = to_numbers(values)
         whole = bool(np.all(numbers[np.isfinite(numbers)] % 1 == 0))
@@ -131,13 +176,19 @@ def guess_kind(name: str, values: pa.ChunkedArray, arrow: pa.DataType, is_target
         return "integer" if whole else "number"
     if pa.types.is_string(arrow) or pa.types.is_large_string(arrow) or pa.types.is_string_view(arrow):
         strings = to_strings(values).drop_null()
+        if distinct <= MAX_CLASSES and set(pc.utf8_lower(pc.unique(strings)).to_pylist()) in TRUTHS:
+            return "boolean"
         words = pc.mean(pc.count_substring(strings, " ")).as_py() + 1
         if share > 0.5 and words < 2 and (share == 1 or ID_NAME.search(name)) and not is_target:
             return "id"
-        counts = pc.value_counts(strings).field("counts").to_numpy(zero_copy_only=False)
-        few = counts[counts < RARE].sum() > 0.5 * len(values)
-        return "text" if few and words >= 2 else "category"
+        return "text" if words >= 2 and not mostly_shared(to_strings(values)) else "category"
     raise BadInput(f"column {name!r} has the type {arrow}, which no generator reads: convert it, or drop it (--drop)")
+
+
+def mostly_shared(strings: pa.Array) -> bool:
+    """Do at most half of the rows hold a value that fewer than `RARE` rows share?"""
+    counts = pc.value_counts(strings.drop_null()).field("counts").to_numpy()
+    return bool(counts[counts < RARE].sum() <= 0.5 * len(strings))
 
 
 def grid(numbers: np.ndarray, arrow: pa.DataType) -> float:
@@ -145,25 +196,33 @@ def grid(numbers: np.ndarray, arrow: pa.DataType) -> float:
     if pa.types.is_date(arrow):
         return float(DAY)
     if pa.types.is_timestamp(arrow) or pa.types.is_duration(arrow) or pa.types.is_time(arrow):
-        return float(next(s for s in (DAY, 3_600_000_000, 60_000_000, 1_000_000, 1_000, 1) if np.all(numbers % s == 0)))
+        return float(next((s for s in TIMES if np.all(numbers % s == 0)), 1 if pa.types.is_timestamp(arrow) else 1e-3))
     if pa.types.is_integer(arrow):
         return 1.0
+    blur = PRECISION.get(str(arrow), 1e-9)
     for decimals in range(9):
         scaled = numbers * 10.0**decimals
-        if np.all(np.abs(scaled - np.rint(scaled)) <= 1e-9 * np.maximum(1, np.abs(scaled))):
+        if np.all(np.abs(scaled - np.rint(scaled)) <= blur * np.maximum(1, np.abs(scaled))):
             return float(f"1e-{decimals}")
     return 0.0
 
 
+def zoned_grid(numbers: np.ndarray, clock: np.ndarray, zone: str) -> float:
+    """The same for times in a zone by its clock on the wall, where a midnight that the zone skips is the next hour that it has."""
+    return float(next((s for s in TIMES if np.array_equal(instant(np.rint(clock / s) * s, zone, numbers), numbers)), 1))
+
+
 def round_outwards(numbers: np.ndarray, step: float) -> tuple[float, float]:
-    """A range that holds every value and discloses no extreme: rounded outwards to two figures of the spread.
+    """A range that holds every value and discloses no extreme: rounded outwards to two figures of the spread, and to the grid.
 
     That a quantity is never negative is no secret: such a range ends at zero.
     """
     low, high = float(numbers.min()), float(numbers.max())
     unit = max(step, 10.0 ** (math.floor(math.log10((high - low) or abs(high) or 1.0)) - 1))
-    outer = math.floor(low / unit - 1e-9) * unit
-    return (max(0.0, outer) if low >= 0 else outer), math.ceil(high / unit + 1e-9) * unit
+    inner, outer = math.floor(low / unit - 1e-9) * unit, math.ceil(high / unit + 1e-9) * unit
+    if step > 1:  # times: a power of ten is no whole number of days
+        inner, outer = math.floor(inner / step) * step, math.ceil(outer / step) * step
+    return (max(0.0, inner) if low >= 0 else inner), outer
 
 
 def check_names(names: Sequence[str]) -> None:

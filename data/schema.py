@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.arrow import cast, hf_dtype, parse_type, to_numbers, to_strings
+from data.arrow import cast, hf_dtype, instant, parse_type, to_numbers, to_strings, wall
 from data.errors import BadInput
 
 Kind = Literal["number", "integer", "category", "boolean", "datetime", "id", "text", "image", "mask"]
@@ -33,7 +33,7 @@ class Column:
     """One column. `type` is the Arrow type that a release stores; `low`/`high` are rounded outwards, in `numbers` units.
 
     `step` is the grid of a quantity: values are whole multiples of it (0.01 for cents, 1 for integers, a day in microseconds for
-    dates); 0 means continuous. `ordered` says that `categories` stand in their natural order.
+    dates, on the clock of their zone); 0 means continuous. `ordered` says that `categories` stand in their natural order.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Column:
         return self.kind in ("number", "integer", "datetime")
 
     def numbers(self, values: pa.ChunkedArray | pa.Array) -> np.ndarray:
-        """float64 [n]: the quantity itself, or microseconds since 1970 for dates; NaN where null."""
+        """float64 [n]: the quantity itself, microseconds since 1970 (UTC) for dates, microseconds for durations; NaN where null."""
         return to_numbers(values)
 
     def strings(self, values: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -65,11 +65,13 @@ class Column:
 
     def array(self, numbers: np.ndarray, null: np.ndarray | None = None) -> pa.Array:
         """The inverse of `numbers`: float64 [n] put on the column's grid and into its Arrow type."""
-        if self.step:
+        kind = self.arrow
+        if self.step and pa.types.is_timestamp(kind) and kind.tz:  # the grid is that of the clock on the wall
+            numbers = instant(np.rint(wall(numbers, kind.tz) / self.step) * self.step, kind.tz, numbers)
+        elif self.step:
             numbers = np.rint(numbers / self.step) * self.step
             if self.step < 1:
                 numbers = np.round(numbers, max(0, -math.floor(math.log10(self.step) + 1e-9)))
-        kind = self.arrow
         if pa.types.is_floating(kind):
             return pa.array(numbers, mask=null).cast(kind)
         if pa.types.is_decimal(kind):
@@ -78,6 +80,8 @@ class Column:
             bounds = np.iinfo(kind.to_pandas_dtype())
             whole = np.clip(numbers, bounds.min, min(bounds.max, 2**63 - 1024))
             return pa.array(np.rint(whole).astype(np.int64), mask=null).cast(kind, safe=False)
+        if (pa.types.is_duration(kind) or pa.types.is_time(kind)) and kind.unit == "ns":
+            return pa.array(np.rint(numbers * 1000).astype(np.int64), mask=null).cast(kind)
         whole = pa.array(np.rint(numbers).astype(np.int64), mask=null)
         if pa.types.is_date(kind):
             return whole.cast(pa.timestamp("us")).cast(kind, safe=False)
@@ -91,12 +95,26 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """A rule that every row keeps (`data.constraints`): a condition as text, or a rule about columns.
+
+    `values` are the combinations that may occur, as text, those of fewer than `RARE` rows left out.
+    """
+
+    kind: Literal["condition", "unique", "combinations", "increasing"]
+    text: str = ""
+    columns: tuple[str, ...] = ()
+    values: tuple[tuple[str | None, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Schema:
-    """What a dataset means: its columns in order, the target y (None: only P(x)), and the task that joins x and y."""
+    """What a dataset means: its columns in order, the target y (None: only P(x)), the task that joins x and y, and rules on its rows."""
 
     task: Task
     target: str | None
     columns: tuple[Column, ...]
+    constraints: tuple[Constraint, ...] = ()
 
     def __getitem__(self, name: str) -> Column:
         for column in self.columns:
@@ -127,14 +145,27 @@ class Schema:
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Schema:
         columns = tuple(Column(**{**c, "categories": tuple(c["categories"])}) for c in spec["columns"])
-        return cls(task=spec["task"], target=spec["target"], columns=columns)
+        rules = tuple(
+            Constraint(c["kind"], c["text"], tuple(c["columns"]), tuple(tuple(v) for v in c["values"])) for c in spec.get("constraints", ())
+        )
+        return cls(task=spec["task"], target=spec["target"], columns=columns, constraints=rules)
 
     @classmethod
-    def infer(cls, table: pa.Table, *, target: str | None = None, kinds: Mapping[str, str] | None = None) -> Schema:
-        """The schema of a table, `kinds` overriding what is guessed. BadInput names the column that cannot be used."""
+    def infer(
+        cls,
+        table: pa.Table,
+        *,
+        target: str | None = None,
+        kinds: Mapping[str, str] | None = None,
+        orders: Mapping[str, Sequence[str]] | None = None,
+    ) -> Schema:
+        """The schema of a table; `kinds` overrides what is guessed, `orders` gives categories their order, as text.
+
+        BadInput names the column that cannot be used.
+        """
         from data.infer import infer_schema
 
-        return infer_schema(table, target, dict(kinds or {}))
+        return infer_schema(table, target, dict(kinds or {}), dict(orders or {}))
 
 
 @dataclass(frozen=True)

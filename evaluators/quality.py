@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.constraints import Rules, row_keys, words
 from data.schema import Column, Schema
 
 CHUNK = 200_000
@@ -31,13 +32,15 @@ def suite(schema: Schema) -> dict[str, Any]:
 def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
     """Run the suite on parquet files: {"passed", "expectations", "failed": [{"expectation", "column", "what"}], "files", "rows"}.
 
-    What cannot be read or computed fails. Besides the suite: stored types, at least one row, and ids unique across all files.
+    What cannot be read or computed fails. Besides the suite: stored types, at least one row, ids unique across all files, and the
+    schema's constraints.
     """
     failed: dict[tuple[str, str | None], str] = {}
     column: str | None
     rows, ids = 0, {c.name: Unique() for c in schema.columns if c.kind == "id"}
     made = expectations(schema)
-    batches = definition()
+    batches, rules = definition(), Rules.of(schema)
+    together = {c: Unique() for c in rules.unique}
     for path in files:
         where = Path(path).name
         try:
@@ -49,6 +52,11 @@ def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
                 rows += len(table)
                 for expectation, column, what in run(batches, made, frame(schema, table)):
                     failed.setdefault((expectation, column), f"{where}: {what}")
+                for what in against(rules, table):
+                    failed.setdefault((f"constraint {what}", None), f"{where}: it does not hold")
+                for constraint, digests in together.items():
+                    if set(constraint.columns) <= set(table.column_names):
+                        digests.parts.append(row_keys(table, constraint.columns)[1])
                 for name in ids.keys() & set(table.column_names):
                     ids[name].add(table[name])
         except (OSError, pa.ArrowException) as error:
@@ -56,10 +64,13 @@ def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
     for name, seen in ids.items():
         if seen.repeated:
             failed.setdefault(("unique_ids", name), "an id occurs more than once")
+    for constraint, digests in together.items():
+        if digests.repeated:
+            failed.setdefault((f"constraint {words(constraint)}", None), "values occur together more than once")
     if not rows:
         failed.setdefault(("row_count", None), "there is no row")
     listed = [{"expectation": e, "column": column, "what": what} for (e, column), what in failed.items()]
-    count = len(made) + len(schema.columns) + len(ids) + 2
+    count = len(made) + len(schema.columns) + len(ids) + len(schema.constraints) + 2
     return {"passed": not listed, "expectations": count, "failed": listed, "files": len(files), "rows": rows}
 
 
@@ -125,6 +136,14 @@ class Unique:
         """Was anything taken in twice?"""
         digests = np.sort(np.concatenate([np.zeros(0, np.uint64), *self.parts]))
         return bool((digests[1:] == digests[:-1]).any())
+
+
+def against(rules: Rules, table: pa.Table) -> list[str]:
+    """The constraints that a part breaks, or that cannot be computed on it."""
+    try:
+        return [what for what, rows in rules.broken(table).items() if rows.any()]
+    except (KeyError, pa.ArrowException):
+        return [words(rule.constraint) for rule in rules.rules]
 
 
 def run(batches: Any, made: list[Any], table: pd.DataFrame) -> Iterator[tuple[str, str | None, str]]:

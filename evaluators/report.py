@@ -38,7 +38,8 @@ def render(manifest: Mapping[str, Any]) -> str:
     """The report of one release as a self-contained HTML page.
 
     `manifest` is what `release.json` holds: dataset, version, created, verdict, rows, source, generator, seed, versions, reproduce, parent,
-    log, scores, gates, schema. Every part may be missing, which the page then says.
+    log, scores, gates, schema, and auto where the generator was chosen (what `choose` wrote). Every part may be missing, which the page
+    then says.
     """
     return template().render(page="release", m=clean(manifest))
 

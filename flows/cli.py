@@ -81,13 +81,20 @@ def parser() -> Parser:
 
     run_ = add(run, "run", "learn a real table, sample rows, judge them and publish a release", "example: alfar run diamonds --rows 20000")
     run_.add_argument("source", metavar="SOURCE|JOB.yaml", help=f"{SOURCE}; or a job file, whose values the options override")
-    run_.add_argument("--generator", metavar="NAME", help="who learns (alfar generators); the best one measured when left out")
+    run_.add_argument("--generator", metavar="NAME", help="who learns (alfar generators), or auto: the best of them within --minutes")
     run_.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the generator, e.g. training.steps=4000"
     )
     run_.add_argument("--rows", type=int, metavar="N", help="rows to make; as many as the training data when left out")
     reading(run_)
     learning(run_)
+    run_.add_argument(
+        "--constraint",
+        action="append",
+        default=[],
+        metavar="RULE",
+        help="what every row keeps, e.g. 'a <= b' or 'total = net + tax' or 'unique: a, b'; may be repeated",
+    )
     run_.add_argument("--gate", action="append", default=[], metavar="NAME=LIMIT", help="a threshold of the verdict, e.g. copies=0.01")
     run_.add_argument("--name", help="the name of the dataset that is published; from the source when left out")
     run_.add_argument("--to", metavar="DIR", help="the folder of releases (default: releases)")
@@ -104,8 +111,27 @@ def parser() -> Parser:
     sample_.add_argument("--rows", type=int, required=True, metavar="N", help="rows to draw")
     sample_.add_argument("--seed", type=int, default=0, help="the same seed gives the same rows (default: 0)")
     sample_.add_argument("--given", action="append", default=[], metavar="COLUMN=VALUE", help="fix a column's value; may be repeated")
+    sample_.add_argument("--where", metavar="CONDITION", help="a condition on the rows as in SQL, e.g. \"age > 60 and sex = 'Female'\"")
+    sample_.add_argument(
+        "--balance",
+        action="append",
+        default=[],
+        metavar="COLUMN[=VALUE:SHARE]",
+        help="the same share of rows for each value of a category, or this share for one value, e.g. churned=yes:0.5; may be repeated",
+    )
     sample_.add_argument("--name", help="the name of the dataset that is published; the model's when left out")
     sample_.add_argument("--to", metavar="DIR", default="releases", help="the folder of releases (default: releases)")
+
+    impute_ = add(
+        impute,
+        "impute",
+        "fill the nulls of a table by a fitted model",
+        "example: alfar impute releases/shop orders.csv --to orders.parquet",
+    )
+    impute_.add_argument("model", metavar="RELEASE|MODEL", help="a release's folder, a dataset's folder or a model's folder")
+    impute_.add_argument("source", metavar="TABLE", help="a table with the columns that the model has learnt; others stay as they are")
+    impute_.add_argument("--seed", type=int, default=0, help="the same seed gives the same values (default: 0)")
+    impute_.add_argument("--to", metavar="FILE", required=True, help="the parquet file that is written")
 
     judge_ = add(
         judge,
@@ -147,6 +173,7 @@ def reading(sub: Parser) -> None:
     sub.add_argument(
         "--kind", action="append", default=[], metavar="COLUMN=KIND", help="number, integer, category, boolean, datetime, id or text"
     )
+    sub.add_argument("--order", action="append", default=[], metavar="COLUMN=A,B,…", help="the order of a category's values, least first")
     sub.add_argument("--drop", action="append", default=[], metavar="COLUMN", help="leave a column out")
     sub.add_argument("--query", metavar="SQL", help="the query, when the source is a database URL")
     sub.add_argument("--delimiter", help="what separates the fields of a CSV file; detected when left out")
@@ -211,10 +238,18 @@ def run(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """`alfar sample`"""
-    from flows import commands
+    from flows import commands, publishing
 
     given = {column: plain(value) for column, value in pairs("--given", options.given)}
-    return commands.sample(options.model, options.rows, options.seed, given, options.name, options.to)
+    asked = publishing.Asked(given, options.where, balanced(options.balance))
+    return commands.sample(options.model, options.rows, options.seed, asked, options.name, options.to)
+
+
+def impute(options: argparse.Namespace) -> int:
+    """`alfar impute`"""
+    from flows import commands
+
+    return commands.impute(options.model, options.source, options.seed, Path(options.to))
 
 
 def judge(options: argparse.Namespace) -> int:
@@ -266,11 +301,38 @@ def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
     for key, items in (("kinds", pairs("--kind", options.kind)), ("gates", pairs("--gate", said.get("gate", [])))):
         if items:
             values[key] = {**(values.get(key) or {}), **{name: plain(value) for name, value in items}}
+    if options.order:
+        values["orders"] = {**(values.get("orders") or {}), **{name: ordered(text) for name, text in pairs("--order", options.order)}}
+    if said.get("constraint"):
+        values["constraints"] = [*(values.get("constraints") or []), *map(rule, said["constraint"])]
     if options.drop:
         values["drop"] = [*(values.get("drop") or []), *options.drop]
     if said.get("generator") or said.get("set"):
         values["generator"] = recipe(values.get("generator"), said["generator"], said["set"])
     return values
+
+
+def rule(text: str) -> Any:
+    """A constraint: `unique: a, b` and the like as the mapping that a job file has, any other text as it is."""
+    kind, colon, columns = text.partition(":")
+    if colon and kind.strip() in ("unique", "combinations", "increasing"):
+        return {kind.strip(): [name.strip() for name in columns.strip(" []").split(",")]}
+    return text
+
+
+def balanced(items: Sequence[str]) -> tuple[str, dict[str, float]] | None:
+    """The column of --balance and the shares of its values."""
+    found: dict[str, float] = {}
+    columns = list(dict.fromkeys(item.partition("=")[0] for item in items))
+    if len(columns) > 1:
+        raise BadInput(f"--balance takes one column, not {' and '.join(map(repr, columns[:3]))}")
+    for item in items:
+        value, _, share = item.partition("=")[2].rpartition(":")
+        try:
+            found |= {value: float(share)} if "=" in item else {}
+        except ValueError:
+            raise BadInput(f"--balance takes COLUMN or COLUMN=VALUE:SHARE, not {item[:60]!r}") from None
+    return (columns[0], found) if items else None
 
 
 def recipe(known: Any, name: str | None, settings: list[str]) -> dict[str, Any]:
@@ -295,6 +357,11 @@ def pairs(option: str, items: Sequence[str]) -> list[tuple[str, str]]:
         if "=" not in item.strip("="):
             raise BadInput(f"{option} takes NAME=VALUE, not {item[:60]!r}")
     return [(name, value) for name, _, value in (item.partition("=") for item in items)]
+
+
+def ordered(text: str) -> list[Any]:
+    """A,B,C as a list; a JSON list where values hold commas."""
+    return found if isinstance(found := plain(text), list) else text.split(",")
 
 
 def plain(text: str) -> Any:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from data import releases as store
 from data import sources
 from data.errors import BadInput
 from data.schema import Dataset
-from flows import publishing, screen, stages
+from flows import auto, publishing, screen, stages
 from flows.job import Job, shown
 from flows.server import server
 
@@ -61,7 +61,8 @@ def describe(plan: stages.Plan) -> None:
     for note in plan.source["notes"]:
         print(f"  {note}")
     print(f"  {len(real.train):,} rows to learn from, {len(real.test):,} held out to judge on")
-    name = stages.recipe(stages.generator_of(plan.job))["name"]
+    many = auto.wanted(plan.job)
+    name = f"the best of {len(auto.candidates(plan.job))} generators" if many else stages.recipe(stages.generator_of(plan.job))["name"]
     print(
         f"  {name} will make {plan.job.rows or len(real.train):,} rows; about {stages.estimate(plan):.0f} min in all on this machine",
         flush=True,
@@ -73,6 +74,8 @@ def conclude(outcome: publishing.Outcome) -> int:
     manifest = outcome.manifest
     if outcome.cached:
         print("nothing to do: this job has run before, with the same data, parameters and code")
+    if "auto" in manifest:
+        print(auto.text(manifest["auto"]))
     print(screen.headlines(manifest["scores"]))
     if not outcome.passed:
         print(f"QUARANTINED, not published: {'; '.join(manifest['reasons'])}")
@@ -82,19 +85,40 @@ def conclude(outcome: publishing.Outcome) -> int:
     return 0 if outcome.passed else FAILED
 
 
-def sample(model: str, rows: int, seed: int, given: Mapping[str, Any], name: str | None, to: str) -> int:
+def sample(model: str, rows: int, seed: int, asked: publishing.Asked, name: str | None, to: str) -> int:
     """Draw rows from a fitted model into a new release; its report carries the judgement of the model's own release."""
     if rows < 1:
         raise BadInput(f"--rows is {rows}; it should be at least 1")
     if seed < 0:
         raise BadInput(f"--seed is {seed}; it should be at least 0")
     with screen.progress():
-        outcome = publishing.resample(Path(model), rows, seed, given, name, to)
+        outcome = publishing.resample(Path(model), rows, seed, asked, name, to)
     print(f"{outcome.manifest['verdict'].upper()}: {rows:,} rows of {outcome.manifest['dataset']}")
+    print(publishing.told(outcome.manifest["draws"]))
     if not outcome.passed:
         print(f"not published: {'; '.join(outcome.manifest['reasons'])}")
     print(f"release  {outcome.folder}\nreport   {outcome.folder / 'report.html'}")
     return 0 if outcome.passed else FAILED
+
+
+def impute(model: str, source: str, seed: int, to: Path) -> int:
+    """Fill the nulls of a table by a fitted model and write it as parquet; what is there stays as it is."""
+    if seed < 0:
+        raise BadInput(f"--seed is {seed}; it should be at least 0")
+    if to.suffix != ".parquet" or to.is_dir() or not to.absolute().parent.is_dir():
+        raise BadInput(f"--to is {str(to)!r}; it should be a .parquet file in a folder that exists")
+    fitted = stages.load(publishing.origin(Path(model))[0])
+    table = sources.read(source).table
+    data = Dataset.of(table, fitted.schema)
+    filled = fitted.impute(data, seed=seed).table
+    count = {name: data.table[name].null_count - filled[name].null_count for name in filled.column_names}
+    for name in (name for name, cells in count.items() if cells):
+        table = table.set_column(table.column_names.index(name), name, filled[name])
+    part = to.with_name(f".{to.name}.partial")
+    pq.write_table(table, part, compression="zstd")
+    os.replace(part, to)
+    print(f"filled {sum(count.values()):,} cells in {sum(map(bool, count.values()))} columns of {len(data):,} rows\ntable    {to}")
+    return 0
 
 
 def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:

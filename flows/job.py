@@ -67,7 +67,9 @@ class Job(BaseModel):
     target: str | None = Field(None, min_length=1, description="the column that the judges predict")
     test: str | None = Field(None, min_length=1, description="a file of held-out real rows; otherwise a fifth is split off")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="the kind of a column where the guess is wrong")
+    orders: dict[str, list[str | int]] = Field(default_factory=dict, description="the order of a category's values, least first")
     drop: list[str] = Field(default_factory=list, description="columns that are left out")
+    constraints: list[str | dict[str, list[str]]] = Field(default_factory=list, max_length=100, description="rules that every row keeps")
     generator: dict[str, Any] | None = Field(None, description="a generator's name, or a mapping of its name and parameters")
     rows: int | None = Field(None, ge=1, le=10**10, description="rows to make; as many as the training data when left out")
     seed: int = Field(0, ge=0, le=2**32 - 1)
@@ -86,6 +88,16 @@ class Job(BaseModel):
             return {"name": value}
         if isinstance(value, Mapping) and not isinstance(value.get("name"), str):
             raise ValueError("needs a name, for example {name: tabular/made}")
+        return value
+
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def rules(cls, value: Any) -> Any:
+        """Each is text, or one word with a list of columns."""
+        for one in value if isinstance(value, list) else [value]:
+            lists = isinstance(one, Mapping) and len(one) == 1 and all(isinstance(v, list) for v in one.values())
+            if not isinstance(value, list) or not (isinstance(one, str) or lists):
+                raise ValueError("takes a list of conditions such as 'a <= b' and rules such as {unique: [a, b]}")
         return value
 
     @field_validator("gates")

@@ -12,7 +12,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -26,9 +26,10 @@ from data import releases
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.sources import slug
+from flows import auto
 from flows.folders import keyed, read_json, run_folder
 from flows.job import Job, shown
-from flows.stages import draw, fit, judge, load, plan, prepare, recipe, stream, teller, waiting
+from flows.stages import choose, draw, fit, judge, load, plan, prepare, recipe, stream, teller, waiting, writable
 
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the gates as evaluators.gates.check lists them
@@ -48,8 +49,12 @@ class Outcome:
         return not self.manifest["reasons"]
 
 
-def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, judged: Path) -> Outcome:
-    """Write the rows, check them as written, hold them against the gates; then release or quarantine, whole or not at all."""
+def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, judged: Path, chosen: Path | None = None) -> Outcome:
+    """Write the rows, check them as written, hold them against the gates; then release or quarantine, whole or not at all.
+
+    `chosen` is the stage `choose` of a job that left the generator to `auto`: the release says what was tried, and is reproduced with
+    the generator that was chosen.
+    """
     from evaluators.gates import Thresholds, check
 
     run = keyed("publish", {"drawn": drawn.name, "judged": judged.name, "gates": job.gates}, ("data", "generators", "evaluators"))
@@ -63,23 +68,52 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
         "job": job.public(),
         "generator": model["generator"],
         "seed": job.seed,
-        "reproduce": command(job),
+        "reproduce": command(auto.settled(job, chosen)),
         "log": model["log"],
         "schema": model["schema"],
         "scores": read_json(judged / "scores.json"),
     }
+    if chosen:
+        manifest["auto"] = read_json(chosen / "choice.json") | {"command": command(job)}
     limits = Thresholds(**job.gates)
     with releases.staging(job.to, dataset) as staged:
         manifest["rows"] = pq.read_metadata(drawn / "rows.parquet").num_rows
-        return release(staged, job.to, stream(drawn / "rows.parquet"), manifest, fitted / "model", partial(check, thresholds=limits))
+        gates = partial(check, thresholds=limits)
+        draws = partial(read_json, drawn / "draws.json")
+        return release(staged, job.to, stream(drawn / "rows.parquet"), manifest, fitted / "model", gates, draws=draws)
 
 
-def resample(path: Path, rows: int, seed: int, given: Mapping[str, Any], name: str | None, to: str) -> Outcome:
+@dataclass(frozen=True)
+class Asked:
+    """What rows are asked for: values of columns, a condition, and shares of a column's values, as `Fitted.stream` takes them."""
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    where: str | None = None
+    shares: tuple[str, Mapping[str, float]] | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """The options of the command line that say it."""
+        said = [word for column, value in self.given.items() for word in ("--given", f"{column}={value}")]
+        said += ["--where", self.where] if self.where is not None else []
+        name, wanted = self.shares or ("", {})
+        for item in [f"{name}={value}:{share:g}" for value, share in wanted.items()] or ([name] if name else []):
+            said += ["--balance", item]
+        return said
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"given": {column: str(value) for column, value in self.given.items()}}
+        found |= {"where": self.where} if self.where is not None else {}
+        return found | ({"balance": {self.shares[0]: dict(self.shares[1])}} if self.shares else {})
+
+
+def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, to: str) -> Outcome:
     """A new release of rows drawn from a model without a new fit; what was judged is the model, in the release it comes from.
 
     `path` is a release's folder, a dataset's, or a model's. BadInput when it is none of them or its generator is not publishable.
     """
     from evaluators.gates import Thresholds, check
+    from generators.drawing import Tally
 
     model, parent = origin(path)
     fitted = load(model)
@@ -87,20 +121,21 @@ def resample(path: Path, rows: int, seed: int, given: Mapping[str, Any], name: s
     if not fitted.generator.publishable:
         raise BadInput(f"{path} is a model of {made_by['name']}, a yardstick whose rows are never published: sample from another model")
     dataset = name or (parent.dataset if parent else slug(path.absolute().name))
-    chunks = fitted.stream(rows, seed=seed, given=given)
+    tally = Tally(teller("sample"))
+    chunks = fitted.stream(rows, seed=seed, given=asked.given, where=asked.where, shares=asked.shares, tally=tally)
+    writable(to, dataset)
     first = next(chunks)  # a condition that cannot be met is found here
     known = parent.manifest if parent else {}
     judged = "fidelity" in known.get("scores", {})
     note = "judged: the model, by the release it was taken from" if judged else "not judged: the model was given without a judgement"
-    words = ["alfar", "sample", shown(str(path)), "--rows", str(rows), "--seed", str(seed)]
-    words += [word for column, value in given.items() for word in ("--given", f"{column}={value}")]
+    words = ["alfar", "sample", shown(str(path)), "--rows", str(rows), "--seed", str(seed), *asked.options]
     manifest = {
         "run": None,
         "dataset": dataset,
         "rows": rows,
         "source": {**known.get("source", {}), "notes": [*known.get("source", {}).get("notes", []), note]},
         "job": known.get("job", {}),
-        "given": {column: str(value) for column, value in given.items()},
+        **asked.to_json(),
         "generator": made_by,
         "seed": seed,
         "reproduce": shlex.join(words),
@@ -116,7 +151,7 @@ def resample(path: Path, rows: int, seed: int, given: Mapping[str, Any], name: s
         return found if judged else [gate for gate in found if gate["name"] == "quality"]
 
     with releases.staging(to, dataset) as staged:
-        return release(staged, to, chain([first], chunks), manifest, model, gates, verdict="sampled")
+        return release(staged, to, chain([first], chunks), manifest, model, gates, verdict="sampled", draws=tally.to_json)
 
 
 def origin(path: Path) -> tuple[Path, releases.Release | None]:
@@ -132,9 +167,19 @@ def origin(path: Path) -> tuple[Path, releases.Release | None]:
 
 
 def release(
-    staged: Path, to: str, chunks: Iterator[Dataset], manifest: dict[str, Any], model: Path, gates: Gates, verdict: str = "published"
+    staged: Path,
+    to: str,
+    chunks: Iterator[Dataset],
+    manifest: dict[str, Any],
+    model: Path,
+    gates: Gates,
+    verdict: str = "published",
+    draws: Callable[[], dict[str, Any]] = dict,
 ) -> Outcome:
-    """Stream rows into a staged folder, check the written files, judge by the gates, and publish or quarantine it."""
+    """Stream rows into a staged folder, check the written files, judge by the gates, and publish or quarantine it.
+
+    `draws` tells, when all rows are written, out of how many draws they were made.
+    """
     from evaluators.quality import quality
     from evaluators.report import render
     from generators import registry
@@ -143,6 +188,9 @@ def release(
     dataset, rows, tell = manifest["dataset"], manifest["rows"], teller("publish")
     manifest = {**manifest, "versions": versions(), "created": now.isoformat(timespec="seconds")}
     files = releases.write_rows(staged, chunks, rows=rows, provenance=provenance(manifest), progress=tell)
+    if made := draws():
+        notes = [*manifest["source"].get("notes", []), told(made)] if made["drawn"] > made["kept"] else manifest["source"].get("notes", [])
+        manifest |= {"draws": made, "source": {**manifest["source"], "notes": notes}}
     tell(rows, rows, "checking the files as written")
     publishable = registry.get(manifest["generator"]["name"]).publishable
     manifest["scores"] = {**manifest["scores"], "quality": quality(Schema.from_json(manifest["schema"]), files)}
@@ -157,6 +205,12 @@ def release(
     else:
         folder = releases.publish(staged, to, dataset, manifest, at=now)
     return Outcome(folder, read_json(folder / "release.json"))
+
+
+def told(draws: Mapping[str, Any]) -> str:
+    """What was thrown away, in a sentence."""
+    reasons = ", ".join(f"{what} ({count:,})" for what, count in draws["rejected"].items())
+    return f"{100 * draws['rate']:.3g} % of {draws['drawn']:,} draws were kept" + (f"; turned away: {reasons}" if reasons else "")
 
 
 def provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,10 +242,12 @@ def synthesize(job: Job) -> Outcome:
     found = plan(job)
     with run_folder(found.dataset, waiting(found.dataset)) as root:
         prepared = prepare(found, root).folder
-        fitted = fit(job, root, prepared).folder
-        drawn = draw(job, root, prepared, fitted).folder
-        judged = judge(job, root, prepared, fitted, drawn).folder
-        return publish(job, found.dataset, prepared, fitted, drawn, judged)
+        chosen = choose(job, root, prepared).folder if auto.wanted(job) else None
+        order = auto.settled(job, chosen)
+        fitted = fit(order, root, prepared).folder
+        drawn = draw(order, root, prepared, fitted).folder
+        judged = judge(order, root, prepared, fitted, drawn).folder
+        return publish(job, found.dataset, prepared, fitted, drawn, judged, chosen)
 
 
 # ---- small things
@@ -221,6 +277,10 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
         words += ["--drop", column]
     for column, kind in said.get("kinds", {}).items():
         words += ["--kind", f"{column}={kind}"]
+    for column, values in said.get("orders", {}).items():
+        words += ["--order", f"{column}={json.dumps(values) if ',' in ''.join(map(str, values)) else ','.join(map(str, values))}"]
+    for rule in said.get("constraints", ()):
+        words += ["--constraint", rule if isinstance(rule, str) else "; ".join(f"{k}: {', '.join(v)}" for k, v in rule.items())]
     for gate, limit in said.get("gates", {}).items():
         words += ["--gate", f"{gate}={limit}"]
     for key, value in flat(said.get("generator", {})):

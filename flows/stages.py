@@ -1,9 +1,10 @@
 """The stages of the main job as plain functions: each reads files of the run folder and makes files there.
 
-    plan -> prepare -> fit -> draw -> judge -> publish
+    plan -> prepare -> [choose] -> fit -> draw -> judge -> publish
 
 `plan` reads the source and checks everything that can be checked before work starts. The others are cached by content (`flows.folders`);
-`publish` leaves its mark in the release itself. No stage but `prepare` and `judge` reads the test rows.
+`publish` leaves its mark in the release itself. No stage but `prepare` and `judge` reads the test rows. `choose` is there
+when the job leaves the generator to `auto` (`flows.auto`); what comes after it runs the job with its choice.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import releases, sources
+from data.constraints import constrain
 from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
 from data.split import split
+from flows import auto
 from flows.folders import Done, stage, write_json
 from flows.job import Job
 
@@ -73,12 +76,13 @@ ready: dict[str, Plan] = {}  # plans made ahead, each used once
 
 def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
-    generator_of(job)
+    auto.candidates(job) if auto.wanted(job) else generator_of(job)
     source = sources.read(job.source.spec, query=job.source.query, delimiter=job.source.delimiter, encoding=job.source.encoding)
     table = without(source.table, job.drop)
     target = job.target or (source.target if source.target in table.column_names else None)
     kinds = {name: kind for name, kind in source.kinds.items() if name in table.column_names} | job.kinds
-    whole = Dataset.of(table, Schema.infer(table, target=target, kinds=kinds))
+    orders = {name: [str(value) for value in values] for name, values in job.orders.items()}
+    whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders)), job.constraints)
     known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
     if job.test is None:
         real = split(whole)
@@ -103,15 +107,18 @@ def generator_of(job: Job) -> Generator:
 
 def estimate(plan: Plan) -> float:
     """Minutes that a run takes on two cores, roughly: training, then judging, then what starts and checks around them."""
-    from generators.base import Neural
+    from generators.base import Descending
 
-    generator, columns, rows = generator_of(plan.job), len(plan.real.train.schema.columns), len(plan.real.train)
-    seconds = 5e-6 * rows * columns
-    if isinstance(generator, Neural):
+    columns, rows = len(plan.real.train.schema.columns), len(plan.real.train)
+    judged = min(rows, JUDGED_ROWS) * columns * JUDGE_SECONDS / 60 + START_MINUTES
+    if auto.wanted(plan.job):
+        return (plan.job.minutes or auto.MINUTES) + judged
+    generator, seconds = generator_of(plan.job), 5e-6 * rows * columns
+    if isinstance(generator, Descending):
         steps = generator.training.steps or max(generator.training.least_steps, generator.training.epochs * rows / generator.training.batch)
         seconds += steps * columns * STEP_SECONDS
     fit = min(seconds / 60, plan.job.minutes or float("inf"))
-    return fit + min(rows, JUDGED_ROWS) * columns * JUDGE_SECONDS / 60 + START_MINUTES
+    return fit + judged
 
 
 def without(table: pa.Table, names: list[str]) -> pa.Table:
@@ -144,6 +151,19 @@ def prepare(plan: Plan, root: Path) -> Done:
     return stage(root, "prepare", inputs, work, code=("data",))
 
 
+def choose(job: Job, root: Path, prepared: Path) -> Done:
+    """What `auto` tried and chose, choice.json, from the training rows alone."""
+    limits = {name: job.gates[name] for name in sorted(set(job.gates) & set(auto.PRIVACY))}
+    run = {"seed": job.seed, "minutes": job.minutes, "device": job.device}
+    inputs = {"prepared": prepared.name, "candidates": auto.candidates(job), "gates": limits, **run}
+
+    def work(folder: Path) -> None:
+        train = Dataset.open(prepared / "train.parquet")
+        write_json(folder / "choice.json", auto.choose(job, train, teller("choose")))
+
+    return stage(root, "choose", inputs, work, code=("data", "generators", "evaluators", "flows"))
+
+
 def fit(job: Job, root: Path, prepared: Path) -> Done:
     """The trained model, model/. A killed fit goes on from its checkpoint."""
     generator = generator_of(job)
@@ -161,12 +181,15 @@ def fit(job: Job, root: Path, prepared: Path) -> Done:
 
 
 def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
-    """The synthetic rows, streamed: rows.parquet; and what sampling them cost, cost.json."""
+    """The synthetic rows, streamed: rows.parquet; out of how many draws, draws.json; and what sampling them cost, cost.json."""
+    from generators.drawing import Tally
+
     rows = job.rows or pq.read_metadata(prepared / "train.parquet").num_rows
 
     def work(folder: Path) -> None:
-        model, began = load(fitted), time.process_time()
-        write_stream(model.stream(rows, seed=job.seed), folder / "rows.parquet", rows)
+        model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
+        write_stream(model.stream(rows, seed=job.seed, tally=tally), folder / "rows.parquet", rows)
+        write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
 
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))

@@ -22,7 +22,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
-from flows import publishing, stages  # noqa: E402
+from flows import auto, publishing, stages  # noqa: E402
 from flows.folders import Done, run_folder  # noqa: E402
 from flows.job import Job  # noqa: E402
 
@@ -58,6 +58,12 @@ def prepare(job: Job, root: Path) -> Done:
 
 
 @task(persist_result=False)
+def choose(job: Job, root: Path, prepared: Path) -> Done:
+    """Choose the generator."""
+    return told(stages.choose(job, root, prepared))
+
+
+@task(persist_result=False)
 def fit(job: Job, root: Path, prepared: Path) -> Done:
     """Train the generator on the training rows."""
     return told(stages.fit(job, root, prepared))
@@ -76,9 +82,11 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Do
 
 
 @task(persist_result=False, retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=may_pass)
-def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, judged: Path) -> publishing.Outcome:
+def publish(
+    job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, judged: Path, chosen: Path | None = None
+) -> publishing.Outcome:
     """Write, check, gate; then release or quarantine."""
-    outcome = publishing.publish(job, dataset, prepared, fitted, drawn, judged)
+    outcome = publishing.publish(job, dataset, prepared, fitted, drawn, judged, chosen)
     state: Any = Completed(name="Cached" if outcome.cached else None, message=str(outcome.folder), data=outcome)
     return state
 
@@ -89,10 +97,12 @@ def synthesize(job: Job) -> publishing.Outcome:
     dataset = read(job)
     with run_folder(dataset, waiting=stages.waiting(dataset)) as root:
         prepared = ended(prepare(job, root)).folder
-        fitted = ended(fit(job, root, prepared)).folder
-        drawn = ended(draw(job, root, prepared, fitted)).folder
-        judged = ended(judge(job, root, prepared, fitted, drawn)).folder
-        outcome = ended(publish(job, dataset, prepared, fitted, drawn, judged))
+        chosen = ended(choose(job, root, prepared)).folder if auto.wanted(job) else None
+        order = auto.settled(job, chosen)
+        fitted = ended(fit(order, root, prepared)).folder
+        drawn = ended(draw(order, root, prepared, fitted)).folder
+        judged = ended(judge(order, root, prepared, fitted, drawn)).folder
+        outcome = ended(publish(job, dataset, prepared, fitted, drawn, judged, chosen))
     tell(dataset, outcome)
     name = None if outcome.passed else "Quarantined"
     state: Any = Completed(name=name, message=str(outcome.folder), data=outcome)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.layout import Layout
 from data.schema import Dataset
 from generators.train import Training, few_threads, train
 
@@ -113,8 +114,9 @@ class Generator(ABC):
         from generators.fitted import Fitted
 
         began, cpu = time.perf_counter(), time.process_time()
-        codec = self.codec.fit(data)
-        rows = codec.encode(data, np.random.default_rng([seed, 1]))
+        learnt = Layout.of(data.schema).forward(data)
+        codec = self.codec.fit(learnt)
+        rows = codec.encode(learnt, np.random.default_rng([seed, 1]))
         torch.manual_seed(seed)
         run = Run(seed, minutes, pick_device(device), folder, progress)
         net = self.learn(self.build(codec).to(run.device), rows, run).cpu().eval()
@@ -129,8 +131,8 @@ class Generator(ABC):
 
 
 @dataclass(frozen=True)
-class Neural(Generator):
-    """A generator that learns by gradient descent on the shared loop; each phase is a submodule with an optimiser of its own."""
+class Descending(Generator):
+    """A generator with a `loss` that the shared loop descends; each phase is a submodule with an optimiser of its own."""
 
     training: Training = Training()
     phases: ClassVar[tuple[str, ...]] = ("",)
@@ -140,7 +142,7 @@ class Neural(Generator):
         """The scalar that this phase's submodule descends, on one batch."""
 
     @final
-    def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
+    def descend(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         """The shared training loop; the result is the moving average of the weights."""
         with few_threads(net):
             trained, log = train(
@@ -157,6 +159,31 @@ class Neural(Generator):
             )
         run.log |= log
         return trained
+
+
+@dataclass(frozen=True)
+class Neural(Descending):
+    """A generator that learns by the shared loop and nothing else."""
+
+    @final
+    def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
+        return self.descend(net, rows, run)
+
+
+@dataclass(frozen=True)
+class Conditional(Neural):
+    """A generator that can draw rows under conditions without drawing all the others. Its rows are tokens, int64 [n, K]."""
+
+    @abstractmethod
+    def sample_where(self, net: Any, n: int, rng: torch.Generator, weights: Mapping[int, Tensor]) -> Rows:
+        """n draws from p(row) prod_k weights[k][token_k], normalised; fewer when they are too rare.
+
+        `weights[k]`, float [V_k] in [0, 1], belongs to position k of the rows.
+        """
+
+    @abstractmethod
+    def complete(self, net: Any, rows: Rows, known: Tensor, rng: torch.Generator, weights: Mapping[int, Tensor]) -> Rows:
+        """The rows with the positions that are not `known`, bool [n, K], drawn given those that are, and weighed as above."""
 
 
 def pick_device(name: str) -> torch.device:

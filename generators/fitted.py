@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data.conditions import Condition
 from data.errors import BadInput
+from data.layout import Layout
 from data.schema import Dataset, Schema
 from generators.base import Codec, Generator
+from generators.drawing import Drawing, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
 FORMAT = 1
-CHUNK = 65_536  # rows made at a time: what bounds the memory of any number of rows
-RAREST = 500_000  # draws without a single match after which a condition is given up
+CELLS = 4_000_000  # made at a time: what bounds the memory of any number of rows
 
 
 @dataclass(frozen=True)
@@ -40,40 +43,69 @@ class Fitted:
     schema: Schema
     log: dict[str, Any] = field(default_factory=dict)
 
-    def sample(self, n: int, *, seed: int = 0, given: Mapping[str, object] | None = None) -> Dataset:
-        """n new rows; the same seed gives the same rows. `given` fixes columns, e.g. {"cut": "Ideal"}.
+    @cached_property
+    def layout(self) -> Layout:
+        """How the rows are laid out for learning, so that they keep the constraints."""
+        return Layout.of(self.schema)
 
-        BadInput for an unknown column or value, and for a condition too rare to be met.
+    def sample(
+        self, n: int, *, seed: int = 0, given: Mapping[str, object] | None = None, where: str | None = None, shares: Shares | None = None
+    ) -> Dataset:
+        """n new rows; the same seed gives the same rows. They keep the constraints of the schema.
+
+        `given` fixes columns, e.g. {"cut": "Ideal"}; `where` is a condition as in SQL, e.g. "price > 500 and cut = 'Ideal'"; `shares` gives
+        the values of a column their shares of the rows, e.g. ("cut", {"Ideal": 0.5}), and the same share each where none is named.
+        BadInput for an unknown column or value, and for what is too rare to be met.
         """
-        return Dataset(self.schema, pa.concat_tables([chunk.table for chunk in self.stream(n, seed=seed, given=given)]).combine_chunks())
+        chunks = [chunk.table for chunk in self.stream(n, seed=seed, given=given, where=where, shares=shares)]
+        return Dataset(self.schema, pa.concat_tables(chunks).combine_chunks())
 
-    def stream(self, n: int, *, seed: int = 0, given: Mapping[str, object] | None = None) -> Iterator[Dataset]:
-        """The rows of `sample` in chunks of constant size; chunk i depends on (seed, i) only."""
+    def stream(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        given: Mapping[str, object] | None = None,
+        where: str | None = None,
+        shares: Shares | None = None,
+        tally: Tally | None = None,
+    ) -> Iterator[Dataset]:
+        """The rows of `sample` in chunks of constant size; chunk i depends on (seed, i) only. `tally` counts the draws.
+
+        What is wrong with what is asked is said at once; that it is too rare, when the rows are drawn.
+        """
         if n < 1:
             raise BadInput(f"{n} rows were asked for; ask for at least 1")
-        condition = self.codec.condition(given or {})
-        for number, start in enumerate(range(0, n, CHUNK)):
-            size = min(CHUNK, n - start)
-            rng = torch.Generator().manual_seed(mix(seed, number, 7))
-            with torch.inference_mode(), few_threads(self.net):
-                rows = self.matching(size, rng, condition) if condition else self.generator.sample(self.net, size, rng)
-            chunk = self.codec.decode(rows, np.random.default_rng([seed, number]), start=start, seed=seed)
-            yield fixed(chunk, given) if given else chunk
+        asked = [Condition.parse(where, self.schema)] if where is not None else []
+        kinds = strata(self.schema, shares) if shares else [({}, [], 1.0)]
+        wishes = [Wish(self, {**(given or {}), **values}, [*asked, *more]) for values, more, _ in kinds]
+        return self.chunks(n, seed, wishes, divided(n, np.array([share for *_, share in kinds])), tally or Tally())
 
-    def matching(self, n: int, rng: torch.Generator, condition: Mapping[str, int]) -> tuple[Tensor, ...]:
-        """n draws that meet the condition, by rejection: exact for every generator."""
-        kept: list[tuple[Tensor, ...]] = []
-        have = drawn = 0
-        while have < n:
-            size = 4096 if not have else int(min(CHUNK, max(256, 1.2 * (n - have) * drawn / have)))
-            rows = self.generator.sample(self.net, size, rng)
-            mask = self.codec.matches(rows, condition)
-            kept.append(tuple(t[mask] for t in rows))
-            have, drawn = have + int(mask.sum()), drawn + size
-            if drawn >= RAREST * (1 + have):
-                names = " and ".join(repr(name) for name in condition)
-                raise BadInput(f"the values given for {names} occur together in fewer than 1 of {RAREST:,} rows: loosen the condition")
-        return tuple(torch.cat(parts)[:n] for parts in zip(*kept, strict=True))
+    def chunks(self, n: int, seed: int, wishes: list[Wish], left: np.ndarray, tally: Tally) -> Iterator[Dataset]:
+        """n rows, `left[i]` of them by wish i."""
+        drawing = Drawing(self, seed, tally)
+        chunk = max(1, CELLS // len(self.schema.columns))
+        for number, start in enumerate(range(0, n, chunk)):
+            rng, numbers = torch.Generator().manual_seed(mix(seed, number, 7)), np.random.default_rng([seed, number])
+            counts = divided(min(chunk, n - start), left)
+            left = left - counts
+            parts: list[pa.Table] = []
+            for wish, count in zip(wishes, counts.tolist(), strict=True):
+                if count:
+                    done = sum(map(len, parts))
+                    with torch.inference_mode(), few_threads(self.net):
+                        parts.append(drawing.rows(wish, count, start + done, rng, numbers, of=n))
+            yield Dataset(self.schema, drawing.mixed(parts, numbers) if len(wishes) > 1 else parts[0])
+
+    def impute(self, data: Dataset, *, seed: int = 0) -> Dataset:
+        """The data with its nulls drawn from P(missing | present); what is there, and ids, stay as they are.
+
+        BadInput when the generator cannot condition on columns, and when no values are found that keep the constraints.
+        """
+        from generators.imputing import imputed
+
+        with torch.inference_mode(), few_threads(self.net):
+            return imputed(self, data, seed)
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and model.json."""
@@ -130,12 +162,3 @@ def parameters(generator: Generator) -> dict[str, Any]:
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose name begins with the prefix, without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def fixed(chunk: Dataset, given: Mapping[str, object]) -> Dataset:
-    """The chunk with the given columns holding exactly the given values (a code may stand for a small range of them)."""
-    table = chunk.table
-    for name, value in given.items():
-        column = pa.array([value] * len(chunk)).cast(chunk.schema[name].arrow)
-        table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
-    return Dataset(chunk.schema, table)

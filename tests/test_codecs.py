@@ -59,7 +59,7 @@ def test_frequent_numbers_and_nulls_come_back(values):
 def test_every_segment_holds_enough_rows(values):
     numbers = np.array(values)
     column = infer_column("x", pa.chunked_array([pa.array(values)]), "number", False)
-    low, high, rows = segments(column, numbers)
+    low, high, rows, _ = segments(column, numbers)
     assert rows.sum() == len(numbers)
     assert rows.min() >= RARE
     assert np.all(low <= high)
@@ -73,7 +73,7 @@ def test_every_segment_holds_enough_rows(values):
 def test_no_segment_ends_at_a_value_of_few_rows(values):
     numbers = np.array(values)
     assume(len(set(values)) > 2 * RARE and numbers.std() > 1)
-    low, high, _ = segments(Column("x", "number", "double"), numbers)
+    low, high, _, _ = segments(Column("x", "number", "double"), numbers)
     open_ended = low != high
     shared = set(frequent(values))
     ends = set(low[open_ended].tolist()) | set(high[open_ended].tolist())
@@ -179,3 +179,39 @@ def test_matches_are_the_rows_that_meet_the_condition(codec):
     for name, value in (("word", "y"), ("few", 3), ("flag", None), ("hole", None)):
         mask = fitted.matches(rows, fitted.condition({name: value})).numpy()
         assert mask.tolist() == [v == value for v in data.table[name].to_pylist()], name
+
+
+@QUICK
+@given(REAL)
+def test_digits_of_a_quantity_lead_back_to_its_segment(values):
+    values = values * 8  # enough rows for tokens of several segments
+    array = pa.array(values + [None] * 7)
+    code = Quantiles.fit(infer_column("x", pa.chunked_array([array]), "number", False), array)
+    digits = code.split(array, rng())
+    assert digits.shape == (len(array), len(code.digits))
+    for k, share in enumerate(code.digits):
+        assert share.sum(-1) == pytest.approx(np.ones(share.shape[:-1]))
+        assert digits[:, k].max() < share.shape[-1]
+    back = code.join(digits, rng())
+    assert back.null_count == 7
+    numbers, again = np.array(values), back.drop_null().to_numpy()
+    place = np.minimum(np.searchsorted(code.high, numbers), len(code.high) - 1)
+    slack = 1e-9 + 1e-9 * np.abs(numbers) + code.column.step
+    assert np.all((code.low[place] - slack <= again) & (again <= code.high[place] + slack))
+
+
+def test_a_wide_category_is_two_digits():
+    words = [f"w{i:04d}" for i in range(1500)]
+    array = pa.array([*words * RARE, None])
+    code = Categories.fit(infer_column("x", pa.chunked_array([array]), "category", False), array)
+    assert [share.shape for share in code.digits] == [(39,), (39, 39)]
+    assert code.join(code.split(array, rng()), rng()).equals(array)
+
+
+def test_the_tail_reaches_the_published_end_and_keeps_the_mean():
+    numbers = np.round(rng().lognormal(3, 1, 3000), 1)
+    array = pa.array(numbers)
+    code = Quantiles.fit(infer_column("x", pa.chunked_array([array]), "number", False), array)
+    fresh = code.invert(rng().random(300_000), None).to_numpy()
+    assert numbers.max() * 0.9 < fresh.max() <= code.column.high
+    assert fresh.mean() == pytest.approx(numbers.mean(), rel=0.01)

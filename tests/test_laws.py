@@ -16,7 +16,7 @@ from data.schema import Dataset, Schema
 from data.sources import read
 from data.split import split
 from generators import train as loop
-from generators.base import Neural
+from generators.base import Descending
 from generators.fitted import Fitted
 from generators.registry import get, make, name_of, names
 
@@ -25,21 +25,27 @@ torch.set_num_threads(1)
 TINY = {"training": {"steps": 30, "batch": 64}}
 SMALL = {
     "tabular/gmm": {"components": 4, "rounds": 1},
+    "tabular/rbm": TINY | {"hidden": 8, "bins": 8},
+    "tabular/autoencoder": TINY | {"hidden": 32, "latent": 4, "density": {"components": 4}},
     "tabular/vae": {"training": {"steps": 90, "batch": 64}, "hidden": 32, "latent": 4, "modes": 4},
     "tabular/gan": TINY | {"hidden": 32},
-    "tabular/diffusion": TINY | {"hidden": 32, "depth": 1, "steps": 6},
+    "tabular/diffusion": TINY | {"hidden": 32, "depth": 1},
+    "tabular/transformer": TINY | {"width": 16, "depth": 1, "heads": 2},
     "tabular/made": TINY,
     "sdv/ctgan": {"epochs": 1},
     "sdv/tvae": {"epochs": 1},
 }
 ENOUGH = {  # what it takes to learn a joint of a few hundred rows
+    "tabular/rbm": {"training": {"steps": 400, "batch": 64, "lr": 1e-2}, "hidden": 32, "bins": 16},
+    "tabular/autoencoder": {"training": {"steps": 400, "batch": 64, "lr": 5e-3}, "hidden": 64, "latent": 4},
+    "tabular/transformer": {"training": {"steps": 300, "batch": 64, "lr": 5e-3, "patience": 0}, "width": 32},
     "tabular/gan": {"training": {"steps": 600, "batch": 128, "lr": 2e-3}, "hidden": 64, "depth": 2},
     "tabular/vae": {"training": {"steps": 500, "batch": 64, "lr": 5e-3}, "hidden": 64, "depth": 2, "modes": 16, "warm_up": 100},
-    "tabular/diffusion": {"training": {"steps": 500, "batch": 128, "lr": 5e-3}, "hidden": 64, "depth": 1, "steps": 12},
+    "tabular/diffusion": {"training": {"steps": 300, "batch": 64}, "hidden": 64, "depth": 2},
     "sdv/ctgan": {"epochs": 1},
     "sdv/tvae": {"epochs": 100},
 }
-NEURAL = [name for name in names() if issubclass(get(name), Neural)]
+NEURAL = [name for name in names() if issubclass(get(name), Descending)]
 PUBLISHABLE = [name for name in names() if get(name).publishable]
 # marginal is the floor, copy the cheat; on so few rows SDV's CTGAN takes one step an epoch and learns nothing in the time of a test
 LEARNERS = [name for name in names() if name not in ("tabular/marginal", "tabular/copy", "sdv/ctgan")]
@@ -309,7 +315,7 @@ def test_tables_of_one_kind_of_column(name):
 def test_chunks_are_the_sample(name, monkeypatch):
     from generators import fitted as module
 
-    monkeypatch.setattr(module, "CHUNK", 40)
+    monkeypatch.setattr(module, "CELLS", 40 * len(everything().schema.columns))
     parts = list(fitted(name).stream(100, seed=5))
     assert [len(part) for part in parts] == [40, 40, 20]
     assert pa.concat_tables([p.table for p in parts]).combine_chunks().equals(fitted(name).sample(100, seed=5).table)

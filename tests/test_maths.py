@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import chisquare, kstest
+from scipy.stats import chisquare
 
 from data.schema import Dataset, Schema
 from generators.codecs.table import MixedCodec, TokenCodec
@@ -20,11 +20,19 @@ from generators.train import Batches, Training, train
 
 torch.set_num_threads(1)
 SIZES = [2, 3, 2, 4]
+PAIR = np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]])  # the third token's shares given the second
 
 
-def masked_net() -> MaskedNet:
+@pytest.fixture(params=["dense", "wide"])
+def masked(request, monkeypatch) -> MaskedNet:
+    """A net over two columns of one token, one of two, and an order; as for few positions and as for many."""
+    monkeypatch.setattr("generators.nets.masked.FEW", 3)
+    if request.param == "wide":
+        monkeypatch.setattr("generators.nets.masked.DENSE", 1)
+        monkeypatch.setattr("generators.nets.masked.GROUP", 2)
     torch.manual_seed(0)
-    net = MaskedNet([np.full(size, 1 / size) for size in SIZES], hidden=8, width=4, dropout=0.0)
+    shares = [np.full(2, 1 / 2), np.full(3, 1 / 3), PAIR, np.full(4, 1 / 4)]
+    net = MaskedNet(shares, [None, None, None, np.array([0.1, 0.5, 0.9, np.nan])], hidden=8, width=4, dropout=0.0)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -41,8 +49,8 @@ def every_row(sizes: list[int]) -> torch.Tensor:
     return torch.tensor(list(itertools.product(*(range(size) for size in sizes))))
 
 
-def test_no_column_of_made_sees_itself_or_a_later_one():
-    net = masked_net()
+def test_no_column_of_made_sees_itself_or_a_later_one(masked):
+    net = masked
     tokens = torch.stack([torch.randint(size, (5,)) for size in net.sizes], dim=1)
     embedded = []
     for table in net.embed:
@@ -56,16 +64,16 @@ def test_no_column_of_made_sees_itself_or_a_later_one():
         assert reached == [k < place for k in range(len(SIZES))]
 
 
-def test_made_is_a_distribution():
-    net, rows = masked_net(), every_row(SIZES)
+def test_made_is_a_distribution(masked):
+    net, rows = masked, every_row(SIZES)
     log_p = make("tabular/made", {}).log_prob(net, (rows,))
     assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("n", [20_000, 40])
-def test_made_samples_what_it_says(n):
+def test_made_samples_what_it_says(masked, n):
     """Many rows go by counts of prefixes, few row by row: both follow log_prob."""
-    net, rows, recipe = masked_net(), every_row(SIZES), make("tabular/made", {})
+    net, rows, recipe = masked, every_row(SIZES), make("tabular/made", {})
     expected = recipe.log_prob(net, (rows,)).exp()
     weights = np.cumprod([1, *SIZES[:0:-1]])[::-1].copy()
     seen = np.zeros(len(rows))
@@ -74,6 +82,33 @@ def test_made_samples_what_it_says(n):
             drawn = recipe.sample(net, n, torch.Generator().manual_seed(repeat))[0].numpy()
             seen += np.bincount(drawn @ weights, minlength=len(rows))
     assert likely(seen, expected)
+
+
+@pytest.mark.parametrize("n", [20_000, 40])
+def test_made_draws_what_a_condition_leaves(masked, n):
+    net, rows, recipe = masked, every_row(SIZES), make("tabular/made", {})
+    weights = {1: torch.tensor([1.0, 0.0, 0.5]), 3: torch.tensor([0.0, 1.0, 1.0, 0.2])}
+    expected = recipe.log_prob(net, (rows,)).exp() * weights[1][rows[:, 1]] * weights[3][rows[:, 3]]
+    code = np.cumprod([1, *SIZES[:0:-1]])[::-1].copy()
+    with torch.no_grad():
+        found = [recipe.sample_where(net, n, torch.Generator().manual_seed(s), weights)[0].numpy() for s in range(20_000 // n)]
+        nothing = recipe.sample_where(net, 10, torch.Generator(), {0: torch.zeros(2)})[0]
+    assert all(len(part) == n for part in found)
+    assert len(nothing) == 0
+    assert likely(np.bincount(np.concatenate(found) @ code, minlength=len(rows))[expected > 0], expected[expected > 0])
+
+
+def test_made_completes_rows_by_what_is_known(masked):
+    net, rows, recipe = masked, every_row(SIZES), make("tabular/made", {})
+    chances = recipe.log_prob(net, (rows,)).exp()
+    fits = (rows[:, 0] == 1) & (rows[:, 3] == 2)
+    asked = torch.tensor([[1, 0, 0, 2]]).expand(8_000, -1)
+    known = torch.tensor([True, False, False, True]).expand(8_000, -1)
+    with torch.no_grad():
+        made = recipe.complete(net, (asked,), known, torch.Generator().manual_seed(0), {})[0]
+    assert (made[:, [0, 3]] == torch.tensor([1, 2])).all()
+    shares = np.bincount((made[:, 1] * 2 + made[:, 2]).numpy(), minlength=6) / 8_000
+    assert shares == pytest.approx((chances[fits] / chances[fits].sum()).detach().numpy(), abs=0.03)
 
 
 def test_grouped_categories():
@@ -132,37 +167,68 @@ def test_exact_em_never_lowers_the_mixtures_likelihood():
     assert all(later >= earlier - 2e-3 for earlier, later in itertools.pairwise(found))  # the ridge may cost a little
 
 
-class KnownGaussian(torch.nn.Module):
-    """The exact denoiser of correlated scores and one independent category."""
+class KnownTable(torch.nn.Module):
+    """The exact denoiser of a known joint [V_1, …, V_K]: what is hidden is summed out."""
 
-    def __init__(self, covariance: torch.Tensor, shares: torch.Tensor):
+    def __init__(self, joint: torch.Tensor):
         super().__init__()
-        self.covariance, self.shares, self.scores, self.sizes = covariance, shares, len(covariance), [len(shares)]
+        self.joint, self.sizes, self.order = joint, list(joint.shape), [2, 0, 1]
 
-    def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        s = float(sigma[0, 0])
-        shrink = self.covariance @ torch.linalg.inv(self.covariance + s**2 * torch.eye(self.scores))
-        return x[:, : self.scores] @ shrink.T, self.shares.log() + x[:, self.scores :] / s**2
-
-
-def test_the_sampler_turns_noise_into_a_known_distribution():
-    covariance, shares = torch.tensor([[1.0, 0.8], [0.8, 1.0]]), torch.tensor([0.6, 0.3, 0.1])
-    z, c = make("tabular/diffusion", {"steps": 30}).sample(KnownGaussian(covariance, shares), 8000, torch.Generator().manual_seed(0))
-    assert torch.allclose(torch.cov(z.T), covariance, atol=0.05)
-    assert kstest(z[:, 0].numpy(), "norm").pvalue > 1e-3
-    assert likely(np.bincount(c[:, 0], minlength=3), shares)
+    def chances(self, x: torch.Tensor, k: int) -> torch.Tensor:
+        found = []
+        for row in x.tolist():
+            p = self.joint
+            for axis, token in enumerate(row):
+                p = p if token == self.sizes[axis] else p.narrow(axis, token, 1)
+            mass = p.sum([axis for axis in range(p.ndim) if axis != k])
+            found.append(mass / mass.sum())
+        return torch.stack(found)
 
 
-def test_an_untrained_denoiser_knows_the_shares_and_the_evidence():
-    codec = MixedCodec.fit(mixed())
-    net = make("tabular/diffusion", {"hidden": 16}).build(codec)
-    x = torch.zeros(1, net.scores + sum(net.sizes))
-    prior = log_softmax(net(x, torch.tensor([[10.0]]))[1], net.sizes).exp()
-    assert np.allclose(prior[0].detach().numpy(), np.concatenate(codec.priors), atol=1e-4)
-    x[0, net.scores + 1] = 1.0  # almost without noise the row is what it shows
-    z, logits = net(x, torch.tensor([[0.05]]))
-    assert int(logits[0, : net.sizes[0]].argmax()) == 1
-    assert float(z.detach().abs().max()) < 1e-3
+@pytest.mark.parametrize("n", [4000, 4])
+def test_the_diffusion_brings_tokens_back_by_the_joint_of_its_denoiser(n):
+    """Many rows go by counts of what is there already, few row by row."""
+    joint = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(0))
+    joint[0, 1] = 0
+    recipe, seen = make("tabular/diffusion", {}), np.zeros(joint.shape)
+    for seed in range(4000 // n):
+        (x,) = recipe.sample(KnownTable(joint), n, torch.Generator().manual_seed(seed))
+        np.add.at(seen, tuple(x.T.numpy()), 1)
+    assert seen.sum() == 4000
+    assert not seen[0, 1].any()
+    kept = joint > 0
+    assert likely(seen[kept.numpy()], joint[kept])
+
+
+def test_noise_hides_every_number_of_tokens_as_often_and_fine_digits_with_their_coarse_ones():
+    shares = [np.full(4, 1 / 4), np.full((4, 5), 1 / 5), np.array([0.9, 0.1]), np.full(3, 1 / 3)]
+    rows = torch.zeros(400, 4, dtype=torch.int64)
+    for spread in (0.0, 0.5, 100.0):
+        recipe = make("tabular/diffusion", {"hidden": 8, "spread": spread})
+        net = recipe.build(type("", (), {"shares": shares}))
+        seen = recipe.noise(net, rows)
+        assert torch.bincount(seen.sum(1), minlength=4).tolist() == [100] * 4
+        assert not (seen[:, 1] & ~seen[:, 0]).any()
+        if not spread:  # always the order of sampling
+            assert net.order == [2, 3, 0, 1]
+            assert (seen[:, net.order].int().diff(dim=1) <= 0).all()
+    assert 40 < (seen & ~seen[:, [2]])[:, 0].sum() < 200  # any order: a coarse digit is often there before the cheapest column
+
+
+def test_a_denoiser_begins_with_the_shares_and_its_loss_with_their_entropy():
+    data = Dataset.of(words := mixed().table.select(["word", "more"]), Schema.infer(words))
+    recipe = make("tabular/diffusion", {"hidden": 16, "spread": 100.0})
+    codec = TokenCodec.fit(data)
+    net = recipe.build(codec).eval()
+    with torch.no_grad():
+        for leave in net.leave:
+            leave.weight.zero_()
+    for k, share in enumerate(codec.shares):
+        assert np.allclose(net.chances(torch.tensor([net.sizes]), k)[0].detach().numpy(), share, atol=1e-4)
+    entropy = -sum(float((share * np.log(share)).sum()) for share in codec.shares)
+    rows = codec.encode(data, np.random.default_rng(0))[0].repeat(20, 1)
+    torch.manual_seed(0)
+    assert recipe.loss(net, (rows,), "").item() == pytest.approx(entropy, rel=0.02)
 
 
 def test_the_vaes_bins_are_a_density_over_scores():

@@ -38,6 +38,11 @@ INFINITE = r"^[+-]?(inf|infinity)$"
 COMMA_DECIMAL = r"^[+-]?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+)(,[0-9]+)?$"
 CLOCK = r"(?P<clock>[ T][0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?)"
 ISO = rf"^(?P<day>[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}){CLOCK}?(?P<zone>Z|[+-][0-9]{{2}}(?::?[0-9]{{2}})?)?$"
+SPAN = (  # 1:02:03.5, 08:30, 2 days 01:02:03, 1 day, 2:03:04
+    r"^(?:(?P<days>-?[0-9]{1,6}) days?(?:,? |$))?"
+    r"(?:\+?(?P<hours>[0-9]{1,4}):(?P<minutes>[0-5][0-9])(?::(?P<seconds>[0-5][0-9])(?P<part>\.[0-9]{1,9})?)?)?$"
+)
+PHONE = r"^\+[0-9]{7,}$"
 LOCAL = rf"^(?P<first>[0-9]{{1,2}})[/.-](?P<second>[0-9]{{1,2}})[/.-](?P<year>[0-9]{{4}}){CLOCK}?(?P<half> ?[AaPp][Mm])?$"
 
 
@@ -183,14 +188,17 @@ def typed(words: pa.Array, name: str, delimiter: str, notes: list[str]) -> pa.Ar
     if pc.all(pc.is_in(lower, pa.array(["true", "false"]))).as_py():
         return pc.equal(lower, "true")
     found = numbers(words, delimiter)
+    if found is None:
+        found = spans(words)
     return found if found is not None else times(words, name, delimiter, notes)
 
 
 def numbers(words: pa.Array, delimiter: str) -> pa.Array | None:
-    """int64 or double; None for text, for codes with leading zeros and for integers of more than 18 digits."""
+    """int64 or double; None for text, for codes with leading zeros, +34600123456 and integers of more than 18 digits."""
     bare = pc.replace_substring_regex(words, r"^\+", "")
     whole = pc.match_substring_regex(words, INTEGER)
-    if pc.any(pc.match_substring_regex(bare, r"^-?(0[0-9]+|[0-9]{19,})$")).as_py():
+    code = pc.or_(pc.match_substring_regex(bare, r"^-?(0[0-9]+|[0-9]{19,})$"), pc.match_substring_regex(words, PHONE))
+    if pc.any(code).as_py():
         return None
     if pc.all(whole).as_py():
         return bare.cast(pa.int64())
@@ -202,9 +210,31 @@ def numbers(words: pa.Array, delimiter: str) -> pa.Array | None:
     return None
 
 
+def spans(words: pa.Array) -> pa.Array | None:
+    """Times of day as time64[us], durations (of a day and more, or with their days) as duration[us], in ns where written so."""
+    parts = pc.extract_regex(words, SPAN)
+    if parts.null_count or pc.any(pc.and_(pc.equal(parts.field("days"), ""), pc.equal(parts.field("hours"), ""))).as_py():
+        return None
+
+    def whole(name: str) -> np.ndarray:
+        return pc.if_else(pc.equal(parts.field(name), ""), "0", parts.field(name)).cast(pa.int64()).to_numpy()
+
+    digits = pc.utf8_slice_codeunits(pc.utf8_rpad(pc.utf8_ltrim(parts.field("part"), "."), 9, "0"), 0, 9).cast(pa.int64()).to_numpy()
+    unit, scale = ("ns", 1) if np.any(digits % 1000) else ("us", 1000)
+    clock = (whole("hours") * 60 + whole("minutes")) * 60 + whole("seconds")
+    if not pc.any(pc.not_equal(parts.field("days"), "")).as_py():
+        if whole("hours").max() < 24:
+            return pa.array((clock * 10**9 + digits) // scale).cast(pa.time64(unit))
+        if pc.any(pc.equal(parts.field("seconds"), "")).as_py():
+            return None  # 90:15 is anything
+    return pa.array(((whole("days") * 86_400 + clock) * 10**9 + digits) // scale).cast(pa.duration(unit))
+
+
 def times(words: pa.Array, name: str, delimiter: str, notes: list[str]) -> pa.Array | None:
     """date32 or timestamp[us], the zone kept; None for text."""
     if (found := iso_times(words)) is not None:
+        if pa.types.is_timestamp(found.type) and found.type.tz and len(pc.unique(pc.extract_regex(words, ISO).field("zone"))) > 1:
+            notes.append(f"column {name!r}: times of several zones, read in UTC")
         return found
     slashed = pc.replace_substring_regex(words, r"^([0-9]{4})/([0-9]{2})/([0-9]{2})", r"\1-\2-\3")
     return iso_times(slashed) if not slashed.equals(words) else local_times(words, name, delimiter, notes)

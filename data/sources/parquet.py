@@ -35,7 +35,7 @@ def parts(folder: Path) -> list[Path]:
 
 
 def read_file(path: Path) -> pa.Table:
-    """One file, dictionaries resolved, pandas' index columns dropped. BadInput when it is not sound parquet."""
+    """One file, dictionaries without an order resolved, pandas' index columns dropped. BadInput when it is not sound parquet."""
     try:
         table = pq.ParquetFile(path).read()
         check_names(table.column_names)
@@ -49,8 +49,8 @@ def read_file(path: Path) -> pa.Table:
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column without dictionary encoding."""
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    """A column without dictionary encoding, unless that says in which order its values stand."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) and not column.type.ordered else column
 
 
 def is_parquet(path: Path) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from generators.base import Codec, Rows
 from generators.codecs.columns import Categories, Code, Quantiles
 from generators.codecs.ids import Ids
 
+Test = Callable[[pa.Array], np.ndarray]  # values of one column -> bool [n]: which pass
 KINDS: dict[str, type[Categories] | type[Quantiles] | type[Ids]] = {
     "category": Categories,
     "boolean": Categories,
@@ -108,24 +111,60 @@ class TableCodec(Codec):
 
 
 class TokenCodec(TableCodec):
-    """Rows are one tensor, int64 [n, K]: a token for each learnt column."""
+    """Rows are one tensor, int64 [n, K]: one token or two (coarse, then fine) for each learnt column."""
+
+    @property
+    def shares(self) -> list[np.ndarray]:
+        """The share of each token at each of the K positions: [V], or [V before, V] given the token at the position before."""
+        return [digit for code in self.codes for digit in code.digits]
 
     @property
     def sizes(self) -> list[int]:
-        """The vocabulary of each column."""
-        return [len(share) for share in self.shares]
+        """The vocabulary at each position."""
+        return [share.shape[-1] for share in self.shares]
+
+    @property
+    def ranks(self) -> list[np.ndarray | None]:
+        """For each position whose tokens have an order, the rank of each token in (0, 1), NaN where it has none; otherwise None."""
+        return [rank for code in self.codes for rank in (code.order, *[None] * (len(code.digits) - 1))]
+
+    @property
+    def positions(self) -> list[slice]:
+        """Where each learnt column's tokens stand."""
+        ends = np.cumsum([0, *(len(code.digits) for code in self.codes)]).tolist()
+        return [slice(begin, end) for begin, end in itertools.pairwise(ends)]
 
     def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
-        columns = [code.encode(data.table[code.column.name], rng)[0] for code in self.codes]
-        return (torch.from_numpy(np.stack(columns, axis=1)),)
+        columns = [code.split(data.table[code.column.name], rng) for code in self.codes]
+        return (torch.from_numpy(np.concatenate(columns, axis=1)),)
 
     def decode(self, rows: Rows, rng: np.random.Generator, *, start: int, seed: int) -> Dataset:
         tokens = rows[0].numpy()
-        arrays = [code.decode(tokens[:, k], rng.random(len(tokens))) for k, code in enumerate(self.codes)]
+        arrays = [code.join(tokens[:, part], rng) for code, part in zip(self.codes, self.positions, strict=True)]
         return self.assemble(arrays, len(tokens), start, seed)
 
+    def weights(self, tests: Mapping[str, Test], given: Mapping[str, object]) -> dict[int, Tensor]:
+        """For each position that a condition bears on, the share of each token, float [V], that passes.
+
+        `tests` tell which values of a column pass, `given` holds fixed values; a test bears on a column's first token only, so that rows
+        drawn with these weights still have to be tested. BadInput as in `condition`.
+        """
+        found: dict[int, Tensor] = {}
+        places = dict(zip(self.names, zip(self.codes, self.positions, strict=True), strict=True))
+        for name in self.condition(given):
+            code, part = places[name]
+            digits = code.split(pa.array([given[name]]).cast(code.column.arrow), np.random.default_rng(0))[0]
+            for k, digit in zip(range(part.start, part.stop), digits.tolist(), strict=True):
+                found[k] = F.one_hot(torch.tensor(digit), self.sizes[k]).float()
+        for name in tests.keys() - given.keys():
+            code, part = places[name]
+            passed = code.passing(tests[name])
+            found[part.start] = torch.from_numpy(passed).float()
+        return found
+
     def matches(self, rows: Rows, condition: Mapping[str, int]) -> Tensor:
-        return torch.stack([rows[0][:, self.names.index(name)] == token for name, token in condition.items()]).all(0)
+        first = {name: part.start for name, part in zip(self.names, self.positions, strict=True)}
+        return torch.stack([rows[0][:, first[name]] == token for name, token in condition.items()]).all(0)
 
 
 class MixedCodec(TableCodec):

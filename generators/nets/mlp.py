@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,8 +44,31 @@ def cross_entropy(logits: Tensor, tokens: Tensor, sizes: list[int]) -> Tensor:
     return torch.stack(terms).sum(0) if terms else logits.new_zeros(len(logits))
 
 
-def draw(logits: Tensor, sizes: list[int], rng: torch.Generator) -> Tensor:
-    """int64 [n, K]: one token out of each group, with its probability (the largest of logits plus Gumbel noise)."""
-    noisy = logits - torch.empty_like(logits).exponential_(generator=rng).log()
-    tokens = [part.argmax(1) for part in noisy.split(sizes, dim=1)] if sizes else []
+def draw(logits: Tensor, sizes: list[int], rng: torch.Generator | None) -> Tensor:
+    """int64 [n, K]: one token out of each group, with its probability; `rng` None is the global generator."""
+    tokens = [drawn(part.softmax(1), rng) for part in logits.split(sizes, dim=1)] if sizes else []
     return torch.stack(tokens, dim=1) if tokens else torch.zeros(len(logits), 0, dtype=torch.int64)
+
+
+def drawn(p: Tensor, rng: torch.Generator | None) -> Tensor:
+    """int64 [n]: one token a row of [n, V] by its share."""
+    cumulative = p.cumsum(1)
+    level = torch.rand(len(p), 1, generator=rng, device=p.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, level, right=True).squeeze(1).clamp(max=p.shape[1] - 1)
+
+
+def binned(z: Tensor, bins: int) -> Tensor:
+    """int64 [n, D]: in which of `bins` intervals of equal mass each normal score lies."""
+    return (torch.special.ndtr(z) * bins).long().clamp(0, bins - 1)
+
+
+def within(tokens: Tensor, bins: int, rng: torch.Generator) -> Tensor:
+    """float [n, D]: a normal score somewhere in each interval."""
+    rank = (tokens + torch.rand(tokens.shape, generator=rng, dtype=torch.float64)) / bins
+    return torch.special.ndtri(rank.clamp(1e-9, 1 - 1e-9)).float()
+
+
+def waves(share: np.ndarray, width: int) -> Tensor:
+    """float [V, width]: a vector for each token, near those of its neighbours: cosines of its rank among shares [V], faster and smaller."""
+    rank, number = torch.from_numpy(np.cumsum(share) - share / 2).float(), torch.arange(1, width + 1)
+    return 2 * torch.cos(torch.pi * rank[:, None] * number) / number.sqrt()

@@ -1,24 +1,22 @@
-"""Diffusion for tables: one Gaussian noise over scores and one-hot categories, denoised by a regression and a softmax.
+"""Masked diffusion for tables: noise hides tokens until none is left, and one network learns to bring any of them back.
 
-Karras, Aittala, Aila, Laine: Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364;
-Dieleman et al.: Continuous Diffusion for Categorical Data, 2022, arXiv:2211.15089.
+Austin et al.: Structured Denoising Diffusion Models in Discrete State-Spaces, 2021, arXiv:2107.03006; Hoogeboom et al.: Autoregressive
+Diffusion Models, 2021, arXiv:2110.02037; for tables, with a schedule for each column, Shi et al.: TabDiff, 2024, arXiv:2410.20626.
 
-    (1)  x = x_0 + sigma eps,   ln sigma ~ N(centre, spread^2)              x_0 = [z, one-hot c]
-    (2)  D_z(x) = c_skip x + c_out F_z(c_in x, sigma),   c_skip = 1 / (sigma^2 + 1),   c_out = sigma c_skip^1/2,   c_in = c_skip^1/2
-    (3)  D_c(x) = softmax(F_c(c_in x, sigma) + x / sigma^2)                 E[one-hot | x]: F_c is the prior, x / sigma^2 the evidence
-    (4)  loss = |D_z - z|^2 / c_out^2 + cross-entropy of c under D_c
-    (5)  dx / d sigma = (x - D(x; sigma)) / sigma                           Heun's method from the largest sigma to the smallest
+    (1)  token k comes back at the time T_k = place_k / K + spread u_k, u_k in [0, 1]: x_t shows those with T_k <= t and hides the others
+    (2)  h = MLP[e_1(x_1), …, e_K(x_K)],   p_k(. | x) = softmax(U_k h + log share_k)       each position has an embedding of "hidden"
+    (3)  loss = E K/m sum_hidden k - log p_k(x_0,k | x_t)        t such that the number m of hidden tokens is spread evenly over 1 … K
+    (4)  sampling brings the tokens back one after the other, each drawn from p_k given those that are there
 
-The mean of a one-hot category given its noisy version is its vector of probabilities, so cross-entropy trains the very denoiser that the
-sampler needs, and Bayes' rule gives the part of the logits that depends on the category's own noise.
+Tokens of low entropy come first. With a large `spread` every order is as likely and (3) bounds - log p(x_0); with a small one the network
+learns mostly the order in which (4) goes. t enters through m alone, so the network needs no clock. Rows that agree so far share one
+evaluation, their counts split by a multinomial draw. A column's fine digit is hidden, and not asked for, as long as its coarse one is.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,84 +24,101 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generators.base import Neural, Rows
-from generators.codecs.table import MixedCodec
-from generators.nets.mlp import cross_entropy, draw, log_softmax, one_hot
+from generators.codecs.table import TokenCodec
+from generators.nets.masked import ordered
+from generators.nets.mlp import MLP, drawn, waves
 from generators.train import Training
 
-LARGEST, SMALLEST = 20.0, 0.01  # noise levels between which rows are sampled
+ROWS = 8192  # rows evaluated at once when sampling
 
 
 class Denoiser(nn.Module):
-    """F: residual blocks that are scaled and shifted by the noise level."""
+    """p_k(. | x) for K positions; a token of V_k is hidden. `shares` as the codec's: [V], or [V before, V] of a fine digit."""
 
-    def __init__(self, scores: int, shares: list[np.ndarray], hidden: int, depth: int):
+    place: Tensor  # [K]: where each position stands in the order of sampling
+
+    def __init__(self, shares: list[np.ndarray], hidden: int, depth: int, width: int, dropout: float):
         super().__init__()
-        self.scores, self.sizes = scores, [len(s) for s in shares]
-        width = scores + sum(self.sizes)
-        self.enter = nn.Linear(width, hidden)
-        self.level = nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, 2 * hidden * depth))
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)) for _ in range(depth))
-        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
-        self.leave = nn.Linear(hidden, width)
-        with torch.no_grad():
-            self.leave.weight.zero_()
-            self.leave.bias.zero_()
-            for bias, share in zip(self.leave.bias[scores:].split(self.sizes), shares, strict=True):
-                bias.copy_(torch.from_numpy(np.log(share + 1e-6)))
+        self.sizes, self.order = [share.shape[-1] for share in shares], ordered(shares)
+        self.register_buffer("place", torch.tensor(self.order).argsort(), persistent=False)
+        self.fine = [k for k, share in enumerate(shares) if share.ndim == 2]
+        widths = [max(1, min(width, round(1.6 * size**0.5))) for size in self.sizes]
+        self.embed = nn.ModuleList(nn.Embedding(size + 1, wide) for size, wide in zip(self.sizes, widths, strict=True))
+        self.drop = nn.Dropout(dropout)
+        self.body = MLP(sum(widths), hidden, depth, hidden)
+        self.leave = nn.ModuleList(nn.Linear(hidden, size) for size in self.sizes)
+        self.given = nn.ParameterDict()  # log shares of a fine digit given the coarse one, then given that it is hidden
+        embed: Any
+        leave: Any
+        for k, (share, embed, leave) in enumerate(zip(shares, self.embed, self.leave, strict=True)):
+            log = (torch.from_numpy(share).float() + 1e-6).log()
+            with torch.no_grad():
+                even = np.full(share.shape[-1], 1 / share.shape[-1])
+                embed.weight.copy_(F.pad(waves(share if share.ndim == 1 else even, embed.embedding_dim), (0, 0, 0, 1)))
+                leave.weight.mul_(0.1)
+                leave.bias.copy_(log if share.ndim == 1 else torch.zeros_like(leave.bias))
+            if share.ndim == 2:
+                self.given[str(k)] = nn.Parameter(F.pad(log, (0, 0, 0, 1)), requires_grad=False)
 
-    def forward(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """x float [n, D + V], sigma float [n, 1] or [1, 1] -> the denoised scores [n, D] and the logits [n, V] of the categories."""
-        skip = 1 / (sigma**2 + 1)
-        waves = sigma.log() * (0.25 * 2 ** (torch.arange(16, device=x.device) / 3))
-        h = self.enter(x * skip.sqrt())
-        scales = self.level(torch.cat([waves.sin(), waves.cos()], dim=1)).chunk(2 * len(self.blocks), dim=1)
-        for number, block in enumerate(self.blocks):
-            h = h + block(self.norm(h) * (1 + scales[2 * number]) + scales[2 * number + 1])
-        f = self.leave(F.silu(self.norm(h)))
-        z = skip * x[:, : self.scores] + sigma * skip.sqrt() * f[:, : self.scores]  # (2)
-        return z, f[:, self.scores :] + x[:, self.scores :] / sigma**2  # (3)
+    def forward(self, x: Tensor) -> Tensor:
+        """h: tokens [n, K] -> float [n, hidden]."""
+        e = torch.cat([table(x[:, k]) for k, table in enumerate(self.embed)], dim=1)
+        return F.silu(self.body(self.drop(e)))  # (2)
+
+    def logits(self, h: Tensor, x: Tensor, k: int) -> Tensor:
+        """Logits [n, V_k] of one position from h and the tokens [n, K]."""
+        logits = self.leave[k](h)  # (2)
+        return logits + self.given[str(k)][x[:, k - 1]] if str(k) in self.given else logits
+
+    def chances(self, x: Tensor, k: int) -> Tensor:
+        """p_k(. | x), float [n, V_k]."""
+        return torch.cat([self.logits(self(part), part, k).softmax(1) for part in x.split(ROWS)])
 
 
 @dataclass(frozen=True)
 class Diffusion(Neural):
-    """`depth` blocks of `hidden` units; noise levels around e^`centre`; `steps` of the sampler, two evaluations each."""
+    """An MLP of `depth` layers of `hidden`; embeddings at most `width` wide, with `dropout`; `spread` of the times, in whole rows."""
 
     hidden: int = 256
-    depth: int = 3
-    centre: float = -0.5
-    spread: float = 1.4
-    steps: int = 16
-    training: Training = Training(epochs=40, least_steps=500, batch=256, lr=2e-3, ema=0.998)
-    codec: ClassVar[type[MixedCodec]] = MixedCodec
+    depth: int = 5
+    width: int = 16
+    dropout: float = 0.1
+    spread: float = 0.5
+    training: Training = Training(epochs=40, least_steps=300, batch=512, lr=4e-3, weight_decay=0.1, clip=1.0, ema=0.999, decay=0.4)
+    codec: ClassVar[type[TokenCodec]] = TokenCodec
 
-    def build(self, codec: MixedCodec) -> Denoiser:
-        return Denoiser(len(codec.scores), codec.priors, self.hidden, self.depth)
+    def build(self, codec: TokenCodec) -> Denoiser:
+        return Denoiser(codec.shares, self.hidden, self.depth, self.width, self.dropout)
 
     def loss(self, net: Denoiser, rows: Rows, phase: str) -> Tensor:
-        z, c = rows
-        clean = torch.cat([z, one_hot(c, net.sizes)], dim=1)
-        sigma = (self.centre + self.spread * torch.randn(len(z), 1, device=z.device)).exp()
-        denoised, logits = net(clean + sigma * torch.randn_like(clean), sigma)  # (1)
-        error = ((denoised - z) ** 2 * (sigma**2 + 1) / sigma**2).sum(1)
-        return (error + cross_entropy(logits, c, net.sizes)).mean()  # (4)
+        x, seen = rows[0], self.noise(net, rows[0])
+        noisy = torch.where(seen, x, torch.tensor(net.sizes, device=x.device))
+        h, asked = net(noisy), ~seen
+        asked[:, net.fine] &= seen[:, [k - 1 for k in net.fine]]
+        terms = [F.cross_entropy(net.logits(h, noisy, k), x[:, k], reduction="none") for k in range(x.shape[1])]
+        return ((torch.stack(terms, dim=1) * asked).sum(1) * x.shape[1] / (~seen).sum(1)).mean()  # (3)
+
+    def noise(self, net: Denoiser, x: Tensor) -> Tensor:
+        """bool [n, K]: the tokens that are seen. Their numbers are spread evenly over 0 … K - 1."""
+        n, count = x.shape
+        time = net.place / count + self.spread * torch.rand(n, count, device=x.device)  # (1)
+        for k in net.fine:
+            time[:, k] = torch.maximum(time[:, k], time[:, k - 1] + 1e-4)
+        many = ((torch.randperm(n, device=x.device) + torch.rand(n, device=x.device)) / n * count).long().clamp(max=count - 1)
+        return time.argsort(1).argsort(1) < many[:, None]
 
     def sample(self, net: Denoiser, n: int, rng: torch.Generator) -> Rows:
-        parts = [self.integrate(net, min(4096, n - start), rng) for start in range(0, n, 4096)]
-        return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-
-    def integrate(self, net: Denoiser, n: int, rng: torch.Generator) -> Rows:
-        """n draws (z, c) by Heun's method on equation (5)."""
-        ends = LARGEST ** (1 / 7), SMALLEST ** (1 / 7)
-        levels = [(ends[0] + i / (self.steps - 1) * (ends[1] - ends[0])) ** 7 for i in range(self.steps)]
-        x = torch.randn(n, net.scores + sum(net.sizes), generator=rng) * math.hypot(LARGEST, 1)
-
-        def slope(x: Tensor, sigma: float) -> Tensor:
-            z, logits = net(x, torch.full((1, 1), sigma))
-            return (x - torch.cat([z, log_softmax(logits, net.sizes).exp()], dim=1)) / sigma  # (5)
-
-        for sigma, following in itertools.pairwise(levels):
-            first = slope(x, sigma)
-            guess = x + (following - sigma) * first
-            x = x + (following - sigma) * (first + slope(guess, following)) / 2
-        z, logits = net(x, torch.full((1, 1), SMALLEST))
-        return z, draw(logits, net.sizes, rng)
+        numbers = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng)))
+        x, counts, order = torch.tensor([net.sizes]), np.array([n]), list(net.order)
+        while order and len(counts) < n / 3:  # few different rows: split their counts
+            k = order.pop(0)
+            p = net.chances(x, k).double()
+            split = numbers.multinomial(counts, (p / p.sum(1, keepdim=True)).numpy())
+            row, token = np.nonzero(split)
+            x, counts = x[row], split[row, token]
+            x[:, k] = torch.from_numpy(token)
+        x = x[torch.from_numpy(numbers.permutation(np.repeat(np.arange(len(counts)), counts)))]
+        for part in x.split(ROWS):
+            for k in order:
+                part[:, k] = drawn(net.chances(part, k), rng)  # (4)
+        return (x,)

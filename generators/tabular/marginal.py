@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,13 +19,13 @@ from generators.codecs.table import TokenCodec
 
 
 class Histograms(nn.Module):
-    """One vector of probabilities a column."""
+    """The share of each token at each position: [V], or [V before, V] given the token before where a column has two."""
 
     shares: nn.ParameterList
 
-    def __init__(self, sizes: list[int]):
+    def __init__(self, shares: list[np.ndarray]):
         super().__init__()
-        self.shares = nn.ParameterList([nn.Parameter(torch.zeros(size), requires_grad=False) for size in sizes])
+        self.shares = nn.ParameterList([nn.Parameter(torch.from_numpy(share).float(), requires_grad=False) for share in shares])
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,16 @@ class Marginal(Generator):
     codec: ClassVar[type[TokenCodec]] = TokenCodec
 
     def build(self, codec: TokenCodec) -> Histograms:
-        return Histograms(codec.sizes)
+        return Histograms(codec.shares)
 
     def learn(self, net: Histograms, rows: Rows, run: Run) -> Histograms:
-        for column, share in zip(rows[0].T, net.shares, strict=True):
-            share.data = torch.bincount(column, minlength=len(share)).float() / len(column)
-        return net
+        return net  # the codec has counted
 
     def sample(self, net: Histograms, n: int, rng: torch.Generator) -> Rows:
-        columns: list[Tensor] = [torch.multinomial(share, n, replacement=True, generator=rng) for share in net.shares]  # (1)
+        columns: list[Tensor] = []
+        for share in net.shares:
+            if share.ndim == 1:
+                columns.append(torch.multinomial(share, n, replacement=True, generator=rng))  # (1)
+            else:
+                columns.append(torch.multinomial(share[columns[-1]], 1, generator=rng)[:, 0])
         return (torch.stack(columns, dim=1),)
