@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench bench-peers bench-curves clean
 
 demo: .venv/ready                ## run the main job on an embedded real table: diamonds
 	$(BIN)/alfar run jobs/diamonds.yaml
@@ -21,6 +21,12 @@ lint: .venv/ready                ## style and types
 
 bench: .venv/ready               ## benchmarks/README.md's tables (hours)
 	$(BIN)/python -m benchmarks.tables
+
+bench-peers: .venv/ready         ## every peer in an environment of its own, beside our generators (many hours)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers
+
+bench-curves: .venv/ready        ## what fitting and sampling cost by rows, columns and cardinality (an hour or two)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.curves
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Setting up .venv (a few minutes, about 3 GB) ..."

@@ -30,7 +30,7 @@ from generators.drawing import Drawing, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
 FORMAT = 1
-CELLS = 4_000_000  # made at a time: what bounds the memory of any number of rows
+CELLS = 1_000_000  # made at a time: what bounds the memory of any number of rows
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class GAN(Neural):
     depth: int = 3
     penalty: float = 0.1
     heat: float = 0.5
-    training: Training = Training(epochs=22, least_steps=800, batch=256, lr=1e-3, betas=(0.5, 0.95), ema=0.998)
+    training: Training = Training(epochs=24, least_steps=800, batch=256, lr=1e-3, betas=(0.0, 0.95), ema=0.9995, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[MixedCodec]] = MixedCodec
 
