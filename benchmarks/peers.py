@@ -93,7 +93,7 @@ PEERS = (
     Peer(
         "ForestDiffusion", "forest", "ForestDiffusion", ("ForestDiffusion==1.0.6", "xgboost==3.2.0", *OLD), datasets=("adult_1k", "adult")
     ),
-    *map(own, ("tabular/made", "tabular/vae", "tabular/gan", "tabular/diffusion")),
+    *map(own, ("tabular/made", "tabular/transformer", "tabular/diffusion", "tabular/vae", "tabular/gan")),
 )
 
 
