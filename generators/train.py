@@ -33,7 +33,8 @@ class Training:
     """How to descend. `steps` None means as many as `epochs` passes over the rows take, but at least `least_steps`.
 
     `batch` and `lr` are for a large table: a small one gets at least sixteen batches a pass, and a rate lower by the root of the batch.
-    `weight_decay` is for 30,000 rows: a prior weighs the more the fewer rows speak against it, so it grows as rows get fewer, up to twentyfold.
+    `weight_decay` is for 30,000 rows: a prior weighs more when fewer rows speak against it, so it grows as rows get fewer, up to
+    twentyfold.
     The rate warms up, holds, and falls linearly to zero over the last `decay` of the steps. With `patience` > 0 a twentieth of the rows
     is held out and the average scored on it four times a pass: after `patience` scores without a new best the fall begins at once, so
     the data decides how long to train, and the best average is the result.
@@ -279,7 +280,7 @@ def affordable(
 
 
 def fitting(training: Training, rows: int) -> Training:
-    """The recipe for this many rows: at least sixteen batches a pass, the rate by the root of the batch, the decay by the inverse of the rows."""
+    """The recipe for this many rows: at least sixteen batches a pass, rate by the root of the batch, decay by the inverse of the rows."""
     batch = min(training.batch, max(32, rows // 16))
     decay = training.weight_decay * min(20.0, TYPICAL / rows)
     return replace(training, batch=batch, lr=training.lr * math.sqrt(batch / training.batch), weight_decay=decay)
