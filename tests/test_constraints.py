@@ -151,10 +151,11 @@ def test_unique_across_chunks_until_there_is_nothing_left(monkeypatch):
 def test_a_layout_is_reversible_and_whatever_is_learnt_obeys(seed, n, step, strict):
     rng = np.random.default_rng(seed)
     a, gap, c = (rng.exponential(100, n) for _ in range(3))
+    pair = np.array([["p", "r"], ["p", "s"], ["q", "r"], ["q", "s"]])[rng.permutation(n) % 4].T  # none of them rare
     if step:
         a, gap, c = (np.rint(x / step) * step for x in (a, gap, c))
         gap += step * strict
-    columns = {"a": a, "b": a + gap, "c": c, "sum": a + gap - 2 * c, "x": rng.choice(["p", "q"], n), "y": rng.choice(["r", "s"], n)}
+    columns = {"a": a, "b": a + gap, "c": c, "sum": a + gap - 2 * c, "x": pair[0], "y": pair[1]}
     table = pa.table({k: np.round(v, 2) if step and v.dtype == float else v for k, v in columns.items()})
     said = ["a < b" if strict else "a <= b", "b - 2 * c = sum", {"combinations": ["y", "x"]}]
     data = constrain(Dataset.of(table, Schema.infer(table)), said)

@@ -157,7 +157,10 @@ def test_bins_and_scores_are_inverse():
 
 def test_the_autoencoders_density_is_that_of_its_codes():
     """Rows drawn by way of the mixture have the correlation and the spread of the training rows."""
-    recipe = make("tabular/autoencoder", {"latent": 2, "hidden": 32, "bins": 8, "training": {"steps": 500, "batch": 128, "lr": 5e-3}})
+    recipe = make(
+        "tabular/autoencoder",
+        {"latent": 2, "hidden": 32, "bins": 8, "training": {"steps": 500, "batch": 128, "lr": 5e-3, "weight_decay": 0.0}},
+    )
     torch.manual_seed(0)
     z = torch.randn(2000, 2) @ torch.tensor([[1.0, 0.8], [0.0, 0.6]])
     net = Coded(Coder(2, [], 2, 32, 2, 8), Mixture(64, 2, []))
