@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from data.schema import KINDS, RARE, Column, Schema, Task
 
 MIN_ROWS = 50  # a joint distribution cannot be learnt, split and judged on less
 MAX_CLASSES = 50  # an integer target with more distinct values than this is a quantity, not a class
+MAX_MASK = 64  # classes of a mask
 MAX_NAME = 128
 ID_NAME = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|nbr|nr|no|ssn|iban|email|e-mail)$|(?<=[a-z])(Id|ID)$", re.IGNORECASE)
 TIMES = (DAY, 3_600_000_000, 60_000_000, 1_000_000, 1_000, 1)  # microseconds
@@ -93,7 +95,7 @@ def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target
         arrow = pa.string()
     kind = kind or guess_kind(name, values, arrow, is_target)
     if kind in ("image", "mask"):
-        return Column(name, kind, str(IMAGE_TYPE), nullable=values.null_count > 0)  # type: ignore[arg-type]
+        return infer_image(name, kind, values)
     column = Column(name, kind, str(arrow), nullable=values.null_count > 0)  # type: ignore[arg-type]
     if column.is_number:
         numbers = column.numbers(values)
@@ -126,6 +128,30 @@ def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target
             kept.sort(key=float)
         return replace(column, categories=tuple(kept), ordered=bool(order) or not pa.types.is_string(arrow))
     return column
+
+
+def infer_image(name: str, kind: str, values: pa.ChunkedArray) -> Column:
+    """A column of images of one size, or of masks: their pixels' values are its categories. BadInput for nulls and for mixed sizes."""
+    from data.images import encoded, measures, pixels, shape_of
+
+    if values.null_count:
+        raise BadInput(f"column {name!r} lacks {values.null_count:,} images: leave those rows out")
+    try:
+        shapes = Counter(shape_of(cell, row) for row, cell in enumerate(encoded(values)))
+        if len(shapes) > 1:
+            (one, _), (other, _) = shapes.most_common(2)
+            raise BadInput(f"its images differ in size, {measures(one)} and {measures(other)}: bring them to one size (--size)")
+        size = next(iter(shapes))
+        if kind == "image":
+            return Column(name, "image", str(IMAGE_TYPE), size=size)
+        if size[0] != 1:
+            raise BadInput("a mask has one channel, whose values are the classes: convert it")
+        classes = np.unique(pixels(values))
+        if len(classes) > MAX_MASK:
+            raise BadInput(f"its pixels have {len(classes)} values, and a mask has at most {MAX_MASK} classes: give it the kind image")
+    except BadInput as error:
+        raise BadInput(f"column {name!r}: {error}") from None
+    return Column(name, "mask", str(IMAGE_TYPE), categories=tuple(map(str, classes.tolist())), size=size)
 
 
 def natural_order(values: pa.ChunkedArray) -> Sequence[str]:

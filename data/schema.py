@@ -23,6 +23,7 @@ from data.errors import BadInput
 
 Kind = Literal["number", "integer", "category", "boolean", "datetime", "id", "text", "image", "mask"]
 Task = Literal["density", "classification", "regression", "segmentation", "text-to-text", "image-to-image"]
+Modality = Literal["tabular", "image", "text"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 RARE = 5  # a value seen in fewer rows than this belongs to somebody: it is neither learnt nor published
@@ -33,7 +34,8 @@ class Column:
     """One column. `type` is the Arrow type that a release stores; `low`/`high` are rounded outwards, in `numbers` units.
 
     `step` is the grid of a quantity: values are whole multiples of it (0.01 for cents, 1 for integers, a day in microseconds for
-    dates, on the clock of their zone); 0 means continuous. `ordered` says that `categories` stand in their natural order.
+    dates, on the clock of their zone); 0 means continuous. `ordered` says that `categories` stand in their natural order. `size` is that
+    of every image: channels, height, width; the `categories` of a mask are the values of its pixels.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Column:
     step: float = 0.0
     low: float | None = None
     high: float | None = None
+    size: tuple[int, int, int] | None = None
 
     @property
     def arrow(self) -> pa.DataType:
@@ -127,24 +130,28 @@ class Schema:
         return [column.name for column in self.columns]
 
     @property
+    def modality(self) -> Modality:
+        """What a row is: cells of a table, an image with its label or mask, or texts."""
+        kinds = {column.kind for column in self.columns}
+        return "image" if kinds & {"image", "mask"} else "text" if "text" in kinds else "tabular"
+
+    @property
     def arrow(self) -> pa.Schema:
-        """The Arrow schema that a release stores, with the Hugging Face key that makes images decode."""
+        """The Arrow schema that a release stores, with the Hugging Face key that makes images and labels decode."""
         fields = [pa.field(c.name, c.arrow) for c in self.columns]
-        features = {c.name: {"_type": "Image"} for c in self.columns if c.kind in ("image", "mask")}
-        if not features:
+        if self.modality != "image":
             return pa.schema(fields)
-        for c in self.columns:
-            if c.name not in features:
-                features[c.name] = {"dtype": hf_dtype(c.arrow), "_type": "Value"}
-        ordered = {c.name: features[c.name] for c in self.columns}
-        return pa.schema(fields, metadata={b"huggingface": json.dumps({"info": {"features": ordered}}).encode()})
+        features = {c.name: feature(c) for c in self.columns}
+        return pa.schema(fields, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Schema:
-        columns = tuple(Column(**{**c, "categories": tuple(c["categories"])}) for c in spec["columns"])
+        columns = tuple(
+            Column(**c | {"categories": tuple(c["categories"]), "size": c.get("size") and tuple(c["size"])}) for c in spec["columns"]
+        )
         rules = tuple(
             Constraint(c["kind"], c["text"], tuple(c["columns"]), tuple(tuple(v) for v in c["values"])) for c in spec.get("constraints", ())
         )
@@ -223,6 +230,19 @@ class Dataset:
         """What `save` wrote."""
         table = pq.read_table(path)
         return cls(Schema.from_json(json.loads(table.schema.metadata[b"alfar.schema"])), table)
+
+
+def feature(column: Column) -> dict[str, Any]:
+    """A column as the Hugging Face key describes it: labels that are 0, 1, 2, … have names."""
+    if column.kind in ("image", "mask"):
+        return {"_type": "Image"}
+    if (
+        column.kind == "category"
+        and pa.types.is_integer(column.arrow)
+        and column.categories == tuple(map(str, range(len(column.categories))))
+    ):
+        return {"names": list(column.categories), "_type": "ClassLabel"}
+    return {"dtype": hf_dtype(column.arrow), "_type": "Value"}
 
 
 class Split(NamedTuple):

@@ -337,9 +337,7 @@ def balanced(items: Sequence[str]) -> tuple[str, dict[str, float]] | None:
 
 def recipe(known: Any, name: str | None, settings: list[str]) -> dict[str, Any]:
     """A generator's name and parameters out of what the file says, --generator and --set."""
-    from generators.registry import DEFAULT
-
-    base: dict[str, Any] = known if isinstance(known, dict) else {"name": known or DEFAULT["tabular"]}
+    base: dict[str, Any] = known if isinstance(known, dict) else {"name": known} if known else {}
     base = {"name": name} if name and name != base.get("name") else dict(base)
     for key, value in pairs("--set", settings):
         *outer, last = key.split(".")

@@ -62,7 +62,8 @@ def describe(plan: stages.Plan) -> None:
         print(f"  {note}")
     print(f"  {len(real.train):,} rows to learn from, {len(real.test):,} held out to judge on")
     many = auto.wanted(plan.job)
-    name = f"the best of {len(auto.candidates(plan.job))} generators" if many else stages.recipe(stages.generator_of(plan.job))["name"]
+    one = None if many else stages.recipe(stages.generator_of(plan.job, schema))["name"]
+    name = one or f"the best of {len(auto.candidates(plan.job))} generators"
     print(
         f"  {name} will make {plan.job.rows or len(real.train):,} rows; about {stages.estimate(plan):.0f} min in all on this machine",
         flush=True,
@@ -175,12 +176,13 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None)
     from generators import registry
 
     job = job_of(values)
-    chosen = registry.names() if generators == "all" else [name.strip() for name in generators.split(",")]
-    for name in chosen:
+    listed = [] if generators == "all" else [name.strip() for name in generators.split(",")]
+    for name in listed:
         registry.get(name)
     if seeds < 1:
         raise BadInput(f"--seeds is {seeds}; it should be at least 1")
     plan = stages.plan(job)
+    chosen = listed or registry.names(plan.real.train.schema.modality)
     describe_comparison(plan, chosen, seeds)
     stages.ready[job.digest] = plan
     with prefect(), screen.progress():

@@ -86,8 +86,8 @@ class Job(BaseModel):
         """A plain string is the name."""
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, Mapping) and not isinstance(value.get("name"), str):
-            raise ValueError("needs a name, for example {name: tabular/made}")
+        if isinstance(value, Mapping) and not isinstance(value.get("name", ""), str):
+            raise ValueError("takes a name as text, for example {name: tabular/made}")
         return value
 
     @field_validator("constraints", mode="before")

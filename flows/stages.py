@@ -76,7 +76,6 @@ ready: dict[str, Plan] = {}  # plans made ahead, each used once
 
 def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
-    auto.candidates(job) if auto.wanted(job) else generator_of(job)
     source = sources.read(job.source.spec, query=job.source.query, delimiter=job.source.delimiter, encoding=job.source.encoding)
     table = without(source.table, job.drop)
     target = job.target or (source.target if source.target in table.column_names else None)
@@ -92,17 +91,25 @@ def plan(job: Job) -> Plan:
             raise BadInput(f"the held-out file {job.test} has {held.table.num_rows} rows; at least {LEAST_TEST_ROWS} are needed to judge")
         real = Split(whole, Dataset.of(held.table, whole.schema))
         known["test_fingerprint"] = held.fingerprint
+    auto.candidates(job) if auto.wanted(job) else generator_of(job, whole.schema)
     dataset = job.name or source.name
     releases.check_name(dataset)
     return Plan(job, dataset, known, real)
 
 
-def generator_of(job: Job) -> Generator:
-    """The job's recipe. BadInput for an unknown name or parameter."""
+def generator_of(job: Job, schema: Schema) -> Generator:
+    """The job's recipe. BadInput for an unknown name or parameter, and for a generator of another kind of data."""
     from generators import registry
 
-    choice = dict(job.generator or {"name": registry.DEFAULT["tabular"]})
-    return registry.make(choice.pop("name"), choice)
+    choice = {"name": registry.DEFAULT.get(schema.modality), **(job.generator or {})}
+    name = choice.pop("name")
+    if name is None:
+        raise BadInput("no generator learns texts: drop the columns of kind text (--drop), or give them another --kind")
+    generator = registry.make(name, choice)
+    if registry.modality_of(name) != schema.modality:
+        able = registry.names(schema.modality)
+        raise BadInput(f"{name} does not learn this kind of data ({schema.modality}); these do: {', '.join(able) or 'none'}")
+    return generator
 
 
 def estimate(plan: Plan) -> float:
@@ -113,7 +120,7 @@ def estimate(plan: Plan) -> float:
     judged = min(rows, JUDGED_ROWS) * columns * JUDGE_SECONDS / 60 + START_MINUTES
     if auto.wanted(plan.job):
         return (plan.job.minutes or auto.MINUTES) + judged
-    generator, seconds = generator_of(plan.job), 5e-6 * rows * columns
+    generator, seconds = generator_of(plan.job, plan.real.train.schema), 5e-6 * rows * columns
     if isinstance(generator, Descending):
         steps = generator.training.steps or max(generator.training.least_steps, generator.training.epochs * rows / generator.training.batch)
         seconds += steps * columns * STEP_SECONDS
@@ -166,7 +173,7 @@ def choose(job: Job, root: Path, prepared: Path) -> Done:
 
 def fit(job: Job, root: Path, prepared: Path) -> Done:
     """The trained model, model/. A killed fit goes on from its checkpoint."""
-    generator = generator_of(job)
+    generator = generator_of(job, schema_of(prepared / "train.parquet"))
     inputs = {"prepared": prepared.name, "generator": recipe(generator), "seed": job.seed, "minutes": job.minutes, "device": job.device}
 
     def work(folder: Path) -> None:
@@ -230,6 +237,11 @@ def scores(real: Split, samples: list[Dataset], seed: int) -> dict[str, Any]:
 # ---- small things
 
 
+def schema_of(path: Path) -> Schema:
+    """The schema in the footer of a file of rows."""
+    return Schema.from_json(json.loads(pq.read_metadata(path).metadata[b"alfar.schema"]))
+
+
 def load(folder: Path) -> Fitted:
     """The model of a `fit` folder or a release."""
     from generators.fitted import Fitted
@@ -262,8 +274,8 @@ def write_stream(chunks: Iterator[Dataset], path: Path, rows: int) -> None:
 
 def stream(path: Path) -> Iterator[Dataset]:
     """The rows of a parquet file that `write_stream` wrote, a row group at a time."""
+    schema = schema_of(path)
     with pq.ParquetFile(path) as file:
-        schema = Schema.from_json(json.loads(file.metadata.metadata[b"alfar.schema"]))
         for batch in file.iter_batches(65_536):
             yield Dataset.of(pa.Table.from_batches([batch]), schema)
 

@@ -33,6 +33,11 @@ Progress = Callable[[int, int, str], None]  # steps done, steps in all, a few wo
 class Codec(ABC):
     """Turns the rows of a Dataset into tensors and back. Fitted on training rows; holds no row."""
 
+    @property
+    @abstractmethod
+    def cells(self) -> int:
+        """Numbers in a row: what a row costs in memory while it is made."""
+
     @classmethod
     @abstractmethod
     def fit(cls, data: Dataset) -> Self:
@@ -171,8 +176,8 @@ class Neural(Descending):
 
 
 @dataclass(frozen=True)
-class Conditional(Neural):
-    """A generator that can draw rows under conditions without drawing all the others. Its rows are tokens, int64 [n, K]."""
+class Conditional(Generator):
+    """A generator that can draw rows under conditions without drawing all the others; its codec has `weights`."""
 
     @abstractmethod
     def sample_where(self, net: Any, n: int, rng: torch.Generator, weights: Mapping[int, Tensor]) -> Rows:
@@ -181,9 +186,42 @@ class Conditional(Neural):
         `weights[k]`, float [V_k] in [0, 1], belongs to position k of the rows.
         """
 
+
+@dataclass(frozen=True)
+class Completing(Conditional):
+    """A generator that can fill in what is missing of a row. Its rows are tokens, int64 [n, K]."""
+
     @abstractmethod
     def complete(self, net: Any, rows: Rows, known: Tensor, rng: torch.Generator, weights: Mapping[int, Tensor]) -> Rows:
-        """The rows with the positions that are not `known`, bool [n, K], drawn given those that are, and weighed as above."""
+        """The rows with the positions that are not `known`, bool [n, K], drawn given those that are, weighed as in `sample_where`."""
+
+
+@dataclass(frozen=True)
+class Labelled(Conditional):
+    """A generator of p(y) p(x|y): rows are (x uint8 [n, ...], y int64 [n]). Its net has a buffer `shares`, float [L]: p(y)."""
+
+    @abstractmethod
+    def draw(self, net: Any, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """x, uint8 [n, ...], one for each label int64 [n]."""
+
+    @final
+    def sample(self, net: Any, n: int, rng: torch.Generator) -> Rows:
+        return self.sample_where(net, n, rng, {})
+
+    @final
+    def sample_where(self, net: Any, n: int, rng: torch.Generator, weights: Mapping[int, Tensor]) -> Rows:
+        shares = net.shares * weights[0] if 0 in weights else net.shares
+        labels = torch.multinomial(shares, n if shares.sum() > 0 else 0, replacement=True, generator=rng)
+        return self.draw(net, labels, rng), labels
+
+
+@dataclass(frozen=True)
+class Unfolding(Labelled):
+    """A generator whose images come about step by step, from noise."""
+
+    @abstractmethod
+    def frames(self, net: Any, labels: Tensor, rng: torch.Generator, count: int) -> Tensor:
+        """x on its way, uint8 [count, n, ...]: evenly spread over the steps of `draw`, the last of them what it gives."""
 
 
 def pick_device(name: str) -> torch.device:

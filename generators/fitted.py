@@ -84,7 +84,7 @@ class Fitted:
     def chunks(self, n: int, seed: int, wishes: list[Wish], left: np.ndarray, tally: Tally) -> Iterator[Dataset]:
         """n rows, `left[i]` of them by wish i."""
         drawing = Drawing(self, seed, tally)
-        chunk = max(1, CELLS // len(self.schema.columns))
+        chunk = max(1, CELLS // self.codec.cells)
         for number, start in enumerate(range(0, n, chunk)):
             rng, numbers = torch.Generator().manual_seed(mix(seed, number, 7)), np.random.default_rng([seed, number])
             counts = divided(min(chunk, n - start), left)

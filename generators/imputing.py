@@ -1,4 +1,4 @@
-"""Nulls filled by P(missing | present): rows are completed by a `Conditional` until they keep the constraints of their schema."""
+"""Nulls filled by P(missing | present): rows are completed by a `Completing` until they keep the constraints of their schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.errors import BadInput
 from data.layout import Derived
 from data.schema import Dataset
 from data.terms import marked, whole
-from generators.base import Conditional
+from generators.base import Completing
 from generators.drawing import Tally, Unseen
 from generators.train import mix
 
@@ -30,8 +30,8 @@ def imputed(fitted: Fitted, data: Dataset, seed: int) -> Dataset:
     from generators import registry
 
     generator, schema, layout = fitted.generator, fitted.schema, fitted.layout
-    if not isinstance(generator, Conditional):
-        able = [name for name in registry.names() if issubclass(registry.get(name), Conditional)]
+    if not isinstance(generator, Completing):
+        able = [name for name in registry.names() if issubclass(registry.get(name), Completing)]
         raise BadInput(f"{registry.name_of(type(generator))} cannot fill nulls given the rest of a row; these can: {', '.join(able)}")
     columns = [c for c in schema.columns if c.kind != "id"]
     empty = {c.name: data.table[c.name].is_null().to_numpy() for c in columns}
@@ -48,7 +48,7 @@ def imputed(fitted: Fitted, data: Dataset, seed: int) -> Dataset:
     return Dataset(schema, pa.concat_tables(parts).take(pa.array(order)).combine_chunks())
 
 
-def completed(fitted: Fitted, generator: Conditional, data: Dataset, seed: int, number: int, unseen: Unseen) -> pa.Table:
+def completed(fitted: Fitted, generator: Completing, data: Dataset, seed: int, number: int, unseen: Unseen) -> pa.Table:
     """Block `number` of rows with nulls, filled."""
     codec: Any = fitted.codec
     layout = fitted.layout

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from data.errors import BadInput, suggest
+from data.schema import Modality
 
 if TYPE_CHECKING:
     from generators.base import Generator
@@ -28,12 +29,19 @@ GENERATORS = {
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
 }
-DEFAULT = {"tabular": "tabular/made"}  # the best one measured for each kind of data
+DEFAULT: dict[Modality, str] = {"tabular": "tabular/made"}  # the best one measured for each kind of data
+READS: dict[str, Modality] = {"sdv": "tabular"}  # what a family of names reads, where that is not its own name
 
 
-def names() -> list[str]:
-    """Every generator's name, as the catalogue lists them."""
-    return list(GENERATORS)
+def names(modality: Modality | None = None) -> list[str]:
+    """Every generator's name, or those for one kind of data, as the catalogue lists them."""
+    return [name for name in GENERATORS if modality in (None, modality_of(name))]
+
+
+def modality_of(name: str) -> str:
+    """The kind of data that a generator reads."""
+    family = name.split("/")[0]
+    return READS.get(family, family)
 
 
 def get(name: str) -> type[Generator]:

@@ -224,7 +224,8 @@ def train(
 def few_threads(net: nn.Module) -> Iterator[None]:
     """One thread while a net is at work whose steps are too small to be shared."""
     before = torch.get_num_threads()
-    if sum(p.numel() for p in net.parameters()) < SMALL:
+    spread = any(isinstance(part, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) for part in net.modules())  # of much work a parameter
+    if not spread and sum(p.numel() for p in net.parameters()) < SMALL:
         torch.set_num_threads(1)
     try:
         yield

@@ -33,6 +33,10 @@ class PairCodec(Codec):
     def __init__(self, schema):
         self.schema = schema
 
+    @property
+    def cells(self):
+        return 32
+
     @classmethod
     def fit(cls, data):
         return cls(data.schema)

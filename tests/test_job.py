@@ -41,7 +41,7 @@ HOSTILE = {
     "time that is no number": ("source: diamonds\nminutes: .nan", "minutes"),
     "no source": ("target: cut", "'source' is missing"),
     "two sources": ("source: {path: a.csv, url: 'sqlite:///a'}", "exactly one"),
-    "a generator without a name": ("source: diamonds\ngenerator: {hidden: 3}", "needs a name"),
+    "a generator whose name is no text": ("source: diamonds\ngenerator: {name: 3}", "takes a name as text"),
     "an unknown gate": ("source: diamonds\ngates: {utilty: 0.5}", "did you mean 'utility'"),
     "an unknown kind": ("source: diamonds\nkinds: {cut: letter}", "kinds.cut is 'letter'"),
     "a schedule that is none": ("source: diamonds\nschedule: nightly", "cron"),

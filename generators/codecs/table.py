@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema
+from data.terms import Test
 from generators.base import Codec, Rows
 from generators.codecs.columns import Categories, Code, Quantiles
 from generators.codecs.ids import Ids
 
-Test = Callable[[pa.Array], np.ndarray]  # values of one column -> bool [n]: which pass
 KINDS: dict[str, type[Categories] | type[Quantiles] | type[Ids]] = {
     "category": Categories,
     "boolean": Categories,
@@ -51,6 +51,10 @@ class TableCodec(Codec):
         if not codes:
             raise BadInput("every column is an identifier: there is nothing to learn")
         return cls(data.schema, codes, tuple(code for code in fitted if isinstance(code, Ids)))
+
+    @property
+    def cells(self) -> int:
+        return len(self.schema.columns)
 
     @property
     def names(self) -> list[str]:

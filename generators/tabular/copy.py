@@ -28,6 +28,10 @@ class RowCodec(Codec):
 
     data: Dataset
 
+    @property
+    def cells(self) -> int:
+        return len(self.data.schema.columns)
+
     @classmethod
     def fit(cls, data: Dataset) -> Self:
         unfit = [repr(c.name) for c in data.schema.columns if c.kind in ("image", "mask", "text")]

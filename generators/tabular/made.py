@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from generators.base import Conditional, Rows
+from generators.base import Completing, Neural, Rows
 from generators.codecs.table import TokenCodec
 from generators.nets.masked import MaskedNet, Walk
 from generators.nets.mlp import drawn
@@ -39,7 +39,7 @@ PARTICLES = 32  # candidates for each row that is completed
 
 
 @dataclass(frozen=True)
-class MADE(Conditional):
+class MADE(Neural, Completing):
     """Masked autoregressive network. `hidden` units a token, embeddings at most `width` wide, `dropout` on the embeddings."""
 
     hidden: int = 32

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import BadInput
-from generators.base import Conditional, Rows
+from generators.base import Completing, Neural, Rows
 from generators.codecs.table import TokenCodec
 from generators.nets.attention import Block
 from generators.nets.masked import ordered
@@ -134,7 +134,7 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Transformer(Conditional):
+class Transformer(Neural, Completing):
     """`depth` blocks of `width` with `heads`; `dropout` on the embeddings; the share of rows that are `shuffled` in training."""
 
     width: int = 64

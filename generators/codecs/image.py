@@ -1,0 +1,156 @@
+"""The codec of images with a label or a mask: an image and the one-hot of its mask are one taller image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.errors import BadInput, suggest
+from data.images import column, pixels
+from data.schema import RARE, Column, Dataset, Schema
+from data.terms import Test
+from generators.base import Codec, Rows
+
+MOST_LABELS = 1000
+
+
+@dataclass(frozen=True)
+class ImageCodec(Codec):
+    """Rows are (x uint8 [n, C + K, H, W], y int64 [n]): the image's channels, then 0 or 255 for each of the mask's K classes; the label.
+
+    Without a mask K is 0, without a label there is one label. `shares` float64 [L] is how often each label occurs.
+    """
+
+    schema: Schema
+    shares: np.ndarray
+
+    @classmethod
+    def fit(cls, data: Dataset) -> Self:
+        kinds = [c.kind for c in data.schema.columns]
+        unfit = [f"{c.name!r} ({c.kind})" for c in data.schema.columns if c.kind not in ("image", "mask", "category", "boolean")]
+        if unfit or kinds.count("image") != 1 or kinds.count("mask") > 1 or len(kinds) > 1 + kinds.count("mask") + 1:
+            what = f"; it cannot learn {', '.join(unfit)}" if unfit else ""
+            rule = "a generator of images takes one image, at most one mask and at most one label"
+            raise BadInput(f"{rule}{what}: drop the other columns (--drop)")
+        codec = cls(data.schema, np.ones(1))
+        if codec.label is None:
+            return codec
+        if len(codec.label.categories) > MOST_LABELS:
+            raise BadInput(f"column {codec.label.name!r} has {len(codec.label.categories):,} labels; at most {MOST_LABELS} can be learnt")
+        return cls(data.schema, np.bincount(codec.labels(data), minlength=len(codec.label.categories)) / len(data))
+
+    def one(self, *kinds: str) -> Column | None:
+        """The column of such a kind."""
+        return next((c for c in self.schema.columns if c.kind in kinds), None)
+
+    @property
+    def image(self) -> Column:
+        return next(c for c in self.schema.columns if c.kind == "image")
+
+    @property
+    def mask(self) -> Column | None:
+        return self.one("mask")
+
+    @property
+    def label(self) -> Column | None:
+        return self.one("category", "boolean")
+
+    @property
+    def channels(self) -> int:
+        """C: those of the image alone."""
+        return self.image.size[0] if self.image.size else 0
+
+    @property
+    def classes(self) -> int:
+        """K: those of the mask."""
+        return len(self.mask.categories) if self.mask else 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C + K, H, W)."""
+        assert self.image.size
+        return self.channels + self.classes, *self.image.size[1:]
+
+    @property
+    def cells(self) -> int:
+        return int(np.prod(self.shape))
+
+    def labels(self, data: Dataset) -> np.ndarray:
+        """int64 [n] of each row's label. BadInput for a label that is null or too rare to be learnt."""
+        if self.label is None:
+            return np.zeros(len(data), dtype=np.int64)
+        known = {value: i for i, value in enumerate(self.label.categories)}
+        words = self.label.strings(data.table[self.label.name]).to_pylist()
+        odd = next((word for word in words if word not in known), words[0])
+        if odd not in known:
+            what = "is null" if odd is None else f"holds a label that fewer than {RARE} images have"
+            raise BadInput(f"column {self.label.name!r} {what}: leave those rows out")
+        return np.array([known[word] for word in words], dtype=np.int64)
+
+    def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
+        x = torch.from_numpy(pixels(data.table[self.image.name]))
+        if self.mask:
+            values = torch.tensor([int(value) for value in self.mask.categories], dtype=torch.uint8)
+            mask = torch.from_numpy(pixels(data.table[self.mask.name]))
+            if mask.shape[2:] != x.shape[2:]:
+                raise BadInput(f"images {self.image.name!r} and masks {self.mask.name!r} differ in size: bring them to one (--size)")
+            x = torch.cat([x, (mask == values.view(-1, 1, 1)).to(torch.uint8) * 255], dim=1)
+        return x, torch.from_numpy(self.labels(data))
+
+    def decode(self, rows: Rows, rng: np.random.Generator, *, start: int, seed: int) -> Dataset:
+        x, y = rows[0].numpy(), rows[1].numpy()
+        found = {self.image.name: column(x[:, : self.channels])}
+        if self.mask:
+            values = np.array([int(value) for value in self.mask.categories], dtype=np.uint8)
+            found[self.mask.name] = column(values[x[:, self.channels :].argmax(axis=1)][:, None])
+        if self.label:
+            found[self.label.name] = pa.array(self.label.categories, pa.string()).take(pa.array(y)).cast(self.label.arrow)
+        return Dataset(self.schema, pa.table([found[name] for name in self.schema.names], schema=self.schema.arrow))
+
+    def condition(self, given: Mapping[str, object]) -> Mapping[str, int]:
+        for name, value in given.items():
+            if self.label is None or name != self.label.name:
+                raise BadInput(f"the condition names column {name!r}: only the label of an image can be given")
+            if str(value) not in self.label.categories:
+                raise BadInput(
+                    f"the condition sets {name!r} to {value!r}, which is not one of its values{suggest(str(value), self.label.categories)}"
+                )
+        return {name: self.label.categories.index(str(value)) for name, value in given.items() if self.label}
+
+    def matches(self, rows: Rows, condition: Mapping[str, int]) -> Tensor:
+        return torch.stack([rows[1] == label for label in condition.values()]).all(0)
+
+    def weights(self, tests: Mapping[str, Test], given: Mapping[str, object]) -> dict[int, Tensor]:
+        """{0: float [L]}, which labels are wanted, or nothing when any is. BadInput as in `condition`."""
+        if self.label is None:
+            return {}
+        for label in self.condition(given).values():
+            return {0: F.one_hot(torch.tensor(label), len(self.shares)).float()}
+        if self.label.name not in tests:
+            return {}
+        passed = tests[self.label.name](pa.array(self.label.categories, pa.string()).cast(self.label.arrow))
+        return {0: torch.from_numpy(passed).float()}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"schema": self.schema.to_json()}, {"shares": torch.from_numpy(self.shares)}
+
+    @classmethod
+    def restore(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        return cls(Schema.from_json(spec["schema"]), tensors["shares"].numpy())
+
+
+def signed(x: Tensor) -> Tensor:
+    """uint8 pixels as floats from -1 to 1."""
+    return x.float() / 127.5 - 1
+
+
+def unsigned(x: Tensor) -> Tensor:
+    """The inverse of `signed`, rounded; what lies beyond the ends is cut."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
