@@ -23,6 +23,7 @@ MAX_NAME = 128
 ID_NAME = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|nbr|nr|no|ssn|iban|email|e-mail)$|(?<=[a-z])(Id|ID)$", re.IGNORECASE)
 TIMES = (DAY, 3_600_000_000, 60_000_000, 1_000_000, 1_000, 1)  # microseconds
 PRECISION = {"float": 1e-7, "halffloat": 5e-4}  # relative, of a number that was written with few decimals
+MASK_NAME = re.compile(r"mask|label|segment", re.IGNORECASE)
 CODE_NAME = re.compile(r"(^|[_\W])(zip|plz|cp|(zip|post|postal)[_ ]?code|phone|telephone|telefono|mobile|fax)$", re.IGNORECASE)
 TRUTHS = (  # both spellings of a truth value, in lower case
     *({"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}, {"on", "off"}, {"0", "1"}),
@@ -179,7 +180,7 @@ def guess_kind(name: str, values: pa.ChunkedArray, arrow: pa.DataType, is_target
     if pa.types.is_timestamp(arrow) or pa.types.is_date(arrow):
         return "datetime"
     if pa.types.is_struct(arrow) and {"bytes"} <= {f.name for f in arrow}:
-        return "mask" if re.search(r"mask|label|segment", name, re.IGNORECASE) else "image"
+        return "mask" if MASK_NAME.search(name) else "image"
     if pa.types.is_duration(arrow) or pa.types.is_time(arrow):
         return "integer"
     distinct = pc.count_distinct(values).as_py() if not pa.types.is_dictionary(values.type) else len(pc.unique(values.drop_null()))

@@ -28,7 +28,7 @@ examples:
 
 exit codes: 0 done, 2 bad input, 3 not published because a gate failed, 130 stopped by Ctrl-C"""
 
-SOURCE = "a built-in dataset (alfar datasets), a .csv/.tsv file, a parquet file or folder, or a database URL"
+SOURCE = "a built-in dataset (alfar datasets), a .csv/.tsv file, a parquet file or folder, a folder of images, or a database URL"
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     except BadInput as error:
+        for line in vars(error).get("__notes__", ()):
+            print(line, file=sys.stderr)
         print(f"alfar: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -171,13 +173,21 @@ def reading(sub: Parser) -> None:
     sub.add_argument("--target", metavar="COLUMN", help="the column that models will predict; judges learn it too")
     sub.add_argument("--test", metavar="FILE", help="your own held-out real rows; a fifth is split off when left out")
     sub.add_argument(
-        "--kind", action="append", default=[], metavar="COLUMN=KIND", help="number, integer, category, boolean, datetime, id or text"
+        "--kind",
+        action="append",
+        default=[],
+        metavar="COLUMN=KIND",
+        help="number, integer, category, boolean, datetime, id, text, image or mask",
     )
     sub.add_argument("--order", action="append", default=[], metavar="COLUMN=A,B,…", help="the order of a category's values, least first")
     sub.add_argument("--drop", action="append", default=[], metavar="COLUMN", help="leave a column out")
     sub.add_argument("--query", metavar="SQL", help="the query, when the source is a database URL")
     sub.add_argument("--delimiter", help="what separates the fields of a CSV file; detected when left out")
     sub.add_argument("--encoding", help="of a CSV file; detected when left out")
+    sub.add_argument("--size", metavar="N|WxH", help="bring images to this many pixels, e.g. 32 or 48x32")
+    sub.add_argument(
+        "--crop", action="store_true", default=None, help="cut images to the proportions of --size first; else they are stretched"
+    )
 
 
 def learning(sub: Parser) -> None:
@@ -195,7 +205,11 @@ def datasets(options: argparse.Namespace) -> int:
     from data.sources import catalogue
     from flows.screen import table
 
-    print(table([[name, b.rows, b.target, b.description] for name, b in catalogue().items()], ["name", "rows", "target", "description"]))
+    rows = [
+        [name, b.modality, b.rows, b.target, b.description + (f"; {b.held:,} more held out" if b.held else "")]
+        for name, b in catalogue().items()
+    ]
+    print(table(rows, ["name", "modality", "rows", "target", "description"]))
     return 0
 
 
@@ -294,7 +308,7 @@ def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
         values = {**read_yaml(path), **values, "file": str(path)}
     else:
         values["source"] = {"spec": options.source}
-    source = {k: said[k] for k in ("query", "delimiter", "encoding") if said.get(k) is not None}
+    source = {k: said[k] for k in ("query", "delimiter", "encoding", "size", "crop") if said.get(k) is not None}
     if source:
         known = values.get("source")
         values["source"] = {**(known if isinstance(known, dict) else {"spec": known}), **source}

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from data import releases as store
 from data import sources
 from data.errors import BadInput
+from data.images import measures
 from data.schema import Dataset
+from data.sources import images
 from flows import auto, publishing, screen, stages
 from flows.job import Job, shown
 from flows.server import server
@@ -54,6 +56,7 @@ def describe(plan: stages.Plan) -> None:
     schema, real = plan.real.train.schema, plan.real
     kinds = [c.kind for c in schema.columns]
     count = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    count += "".join(f"; {c.name} {measures(c.size)}" for c in schema.columns if c.size and c.kind == "image")
     goal = (
         f"target {schema.target} ({schema.task})" if schema.target else "no target: nothing to predict, so utility is not judged (--target)"
     )
@@ -133,8 +136,8 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
         raise BadInput(f"the report {report} must be a file in a folder that exists")
     plan = stages.plan(job)
     schema, real = plan.real.train.schema, plan.real
-    other = sources.read(synthetic, delimiter=job.source.delimiter, encoding=job.source.encoding)
-    made = Dataset.of(other.table, schema)
+    other = stages.read(synthetic, job)
+    made = Dataset.of(images.alike(other.table, schema, synthetic), schema)
     if not len(made):
         raise BadInput(f"{synthetic} has no rows: there is nothing to judge")
     with screen.progress(), tempfile.TemporaryDirectory() as folder:
@@ -152,7 +155,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
         "job": job.public(),
         "seed": job.seed,
         "versions": publishing.versions(),
-        "reproduce": f"alfar judge {shown(job.source.spec)} {shown(synthetic)}" + (f" --target {job.target}" if job.target else ""),
+        "reproduce": publishing.command(job, "judge", shown(synthetic)),
         "scores": scores,
         "gates": gates,
         "schema": schema.to_json(),

@@ -2,7 +2,8 @@
 
 A job file is YAML:
 
-    source: sales.csv              # or {path: sales.csv, delimiter: ";"}, or {url: "sqlite:///shop.db", query: "select …"}
+    source: sales.csv              # or {path: sales.csv, delimiter: ";"}, or {url: "sqlite:///shop.db", query: "select …"},
+                                   # or {path: cats/, size: 32}
     target: churned
     generator: {name: tabular/made, training: {steps: 4000}}
     gates: {ratio: 0.8}
@@ -19,7 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -43,6 +44,8 @@ class Reading(BaseModel):
     query: str | None = Field(None, max_length=100_000, description="the SQL query whose rows are read")
     delimiter: str | None = Field(None, min_length=1, max_length=1, description="what separates the fields of a CSV file")
     encoding: str | None = Field(None, min_length=1, max_length=40, description="the encoding of a CSV file")
+    size: int | str | None = Field(None, description="the pixels that images are brought to: 32, or 48x32 for width and height")
+    crop: bool = Field(False, description="images are cut to the proportions of the size first, instead of being stretched to it")
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +59,14 @@ class Reading(BaseModel):
         if len(given) != 1:
             raise ValueError("give exactly one of path, name and url")
         return {"spec": value[given[0]], **{k: v for k, v in value.items() if k != given[0]}}
+
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        """A size that images can have."""
+        from data.sources.images import Fit
+
+        Fit.of(self.size, self.crop)
+        return self
 
 
 class Job(BaseModel):

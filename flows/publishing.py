@@ -269,8 +269,9 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
     said = job.public()
     reading = said["source"]
     words = ["alfar", verb, reading["spec"], *more]
-    for option in ("query", "delimiter", "encoding"):
-        words += [f"--{option}", reading[option]] if option in reading else []
+    for option in ("query", "delimiter", "encoding", "size"):
+        words += [f"--{option}", str(reading[option])] if option in reading else []
+    words += ["--crop"] if "crop" in reading else []
     for option in ("target", "test", "rows", "seed", "minutes", "device", "name"):
         words += [f"--{option}", str(said[option])] if option in said else []
     for column in said.get("drop", ()):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -22,9 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import releases, sources
+from data.arrow import fingerprint
 from data.constraints import constrain
 from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
+from data.sources import images
 from data.split import split
 from flows import auto
 from flows.folders import Done, stage, write_json
@@ -77,26 +80,35 @@ ready: dict[str, Plan] = {}  # plans made ahead, each used once
 def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
     auto.candidates(job) if auto.wanted(job) else named(job)
-    source = sources.read(job.source.spec, query=job.source.query, delimiter=job.source.delimiter, encoding=job.source.encoding)
+    source = read(job.source.spec, job, job.source.query)
     table = without(source.table, job.drop)
     target = job.target or (source.target if source.target in table.column_names else None)
     kinds = {name: kind for name, kind in source.kinds.items() if name in table.column_names} | job.kinds
     orders = {name: [str(value) for value in values] for name, values in job.orders.items()}
     whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders)), job.constraints)
     known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
-    if job.test is None:
+    held = read(job.test, job).table if job.test else source.test
+    if held is None:
         real = split(whole)
     else:
-        held = sources.read(job.test, delimiter=job.source.delimiter, encoding=job.source.encoding)
-        if held.table.num_rows < LEAST_TEST_ROWS:
-            raise BadInput(f"the held-out file {job.test} has {held.table.num_rows} rows; at least {LEAST_TEST_ROWS} are needed to judge")
-        real = Split(whole, Dataset.of(held.table, whole.schema))
-        known["test_fingerprint"] = held.fingerprint
+        if held.num_rows < LEAST_TEST_ROWS:
+            raise BadInput(f"the held-out file {job.test} has {held.num_rows} rows; at least {LEAST_TEST_ROWS} are needed to judge")
+        known["test_fingerprint"] = fingerprint(held)
+        real = Split(whole, Dataset.of(images.alike(held, whole.schema, job.test or source.name), whole.schema))
     if not auto.wanted(job):
         generator_of(job, whole.schema)
     dataset = job.name or source.name
     releases.check_name(dataset)
     return Plan(job, dataset, known, real)
+
+
+def read(spec: str, job: Job, query: str | None = None) -> sources.Source:
+    """A real table, read as the job says. What had to be left out of it is told on the screen, and nowhere else."""
+    how = job.source
+    source = sources.read(spec, query=query, delimiter=how.delimiter, encoding=how.encoding, size=how.size, crop=how.crop, kinds=job.kinds)
+    for line in source.skipped:
+        print(f"left out: {line}", file=sys.stderr)
+    return source
 
 
 def named(job: Job) -> Generator | None:

@@ -43,10 +43,12 @@ def test_every_built_in_loads_as_stated(name):
     source, entry = read(name), catalogue()[name]
     assert source.name == name
     assert source.table.num_rows == entry.rows
+    assert (len(source.test) if source.test else 0) == entry.held
     assert not any(pa.types.is_dictionary(c.type) for c in source.table.columns)
     assert not [n for n in source.table.column_names if n in ("index", "Unnamed: 0") or n.startswith("__")]
     schema = Schema.infer(source.table, target=source.target, kinds=source.kinds)
-    assert schema.task in ("classification", "regression")
+    assert schema.task in ("classification", "regression", "segmentation")
+    assert schema.modality == entry.modality
 
 
 def test_the_catalogue_imports_nothing_heavy():

@@ -1,13 +1,14 @@
-"""Where real tables come from: one file a source, all of them returning Arrow tables of plain values."""
+"""Where real tables come from: one file a source, all of them returning Arrow tables of plain values and of images."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -17,18 +18,26 @@ from data.infer import check_names
 from data.sources import builtin
 from data.sources.builtin import Builtin
 
+if TYPE_CHECKING:
+    from data.sources.images import Fit, Found
+
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A real table with its short name, what is known about it beforehand, and notes on how it was read."""
+    """A real table with its short name, what is known about it beforehand, and notes on how it was read.
+
+    `test` are rows that the source itself holds out. `skipped` says of each file that was left out why: it is for the screen alone.
+    """
 
     name: str
     table: pa.Table
     target: str | None = None
     kinds: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    test: pa.Table | None = None
+    skipped: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -41,31 +50,64 @@ def catalogue() -> dict[str, Builtin]:
     return dict(builtin.CATALOGUE)
 
 
-def read(spec: str, *, query: str | None = None, delimiter: str | None = None, encoding: str | None = None) -> Source:
-    """The table that `spec` names: a built-in dataset, a .csv/.tsv/.txt file, a parquet file or folder, or a SQLAlchemy URL.
+def read(
+    spec: str,
+    *,
+    query: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    size: int | str | None = None,
+    crop: bool = False,
+    kinds: Mapping[str, str] | None = None,
+) -> Source:
+    """What `spec` names: a built-in dataset, a .csv/.tsv/.txt file, a parquet file or folder, a folder of images, or a SQLAlchemy URL.
 
     A built-in name always means the built-in: write `./diamonds` for a folder of that name. `query` belongs to a URL,
-    `delimiter` and `encoding` to a text file. BadInput says in one sentence what cannot be read and why.
+    `delimiter` and `encoding` to a text file, `size` (32 or "48x32") and `crop` to images; `kinds` tells masks from images where a column's
+    name does not. BadInput says in one sentence what cannot be read and why.
     """
+    from data.sources import images, parquet
+
     if query is not None and "://" not in spec:
         raise BadInput("a query belongs to a database URL such as sqlite:///shop.db; leave it out for files and built-in datasets")
+    fit = images.Fit.of(size, crop)
     if spec in builtin.CATALOGUE:
-        entry = builtin.CATALOGUE[spec]
-        return Source(spec, builtin.load(spec), entry.target, entry.kinds, (f"built-in: {entry.description}",))
+        return read_builtin(spec, fit)
     if "://" in spec:
         from data.sources import sql
 
         source = Source(slug(sql.name(spec)), sql.read(spec, query))
+    elif (path := existing(spec)).is_dir() and not parquet.parts(path):
+        found = images.read(path, fit)
+        return with_images(Source(path_name(path), found.table), found)
     else:
-        source = read_path(spec, delimiter, encoding)
+        source = read_file(path, delimiter, encoding)
     check_names(source.table.column_names)
-    return source
+    return with_images(source, images.refit(source.table, fit, kinds or {}, spec))
 
 
-def read_path(spec: str, delimiter: str | None, encoding: str | None) -> Source:
-    """A file or a folder on this machine."""
-    from data.sources import delimited, parquet
+def read_builtin(name: str, fit: Fit) -> Source:
+    """A built-in dataset, its images brought to a size that is asked for."""
+    from data.sources import images
 
+    entry = builtin.CATALOGUE[name]
+    table, test = builtin.load(name)
+    source = Source(name, table, entry.target, entry.kinds, (f"built-in: {entry.description}",), test)
+    if fit.size is None:
+        return source
+    held = test and images.refit(test, fit, {}, name).table
+    return replace(with_images(source, images.refit(table, fit, {}, name)), test=held)
+
+
+def with_images(source: Source, found: Found) -> Source:
+    """A source whose images were read; their labels are categories."""
+    kinds = {**source.kinds, **({"label": "category"} if found.target == "label" else {})}
+    notes = (*source.notes, *found.notes)
+    return replace(source, table=found.table, target=source.target or found.target, kinds=kinds, notes=notes, skipped=found.skipped)
+
+
+def existing(spec: str) -> Path:
+    """A file or a folder on this machine. BadInput when there is none."""
     path = Path(spec).expanduser()
     try:
         exists, folder = path.exists(), path.is_dir()
@@ -80,8 +122,18 @@ def read_path(spec: str, delimiter: str | None, encoding: str | None) -> Source:
         raise BadInput(f"there is no file and no built-in dataset called {spec[:60]!r}{suggest(spec[:60], list(builtin.CATALOGUE))}")
     if folder and suffix in TEXT_SUFFIXES:
         raise BadInput(f"{spec} is a folder where a text file is expected: give the file in it")
-    if folder or suffix == ".parquet" or (suffix not in TEXT_SUFFIXES and parquet.is_parquet(path)):
+    return path
+
+
+def read_file(path: Path, delimiter: str | None, encoding: str | None) -> Source:
+    """A parquet file, a folder of them, or a text file."""
+    from data.sources import delimited, images, parquet
+
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix == ".parquet" or (suffix not in TEXT_SUFFIXES and parquet.is_parquet(path)):
         return Source(path_name(path), parquet.read(path))
+    if suffix in images.SUFFIXES:
+        raise BadInput(f"{path} is one image: give the folder of all of them")
     table, notes = delimited.read(path, delimiter=delimiter, encoding=encoding)
     return Source(path_name(path), table, notes=notes)
 

@@ -9,16 +9,23 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from data.schema import Modality
+
 
 @dataclass(frozen=True)
 class Builtin:
-    """What is known of a built-in dataset before it is loaded. `origin` is `package:file` or `sklearn:loader`."""
+    """What is known of a built-in dataset before it is loaded.
+
+    `origin` is `package:file`, `sklearn:loader` or `pictures:loader`; `held` is the number of rows that it holds out beside its own.
+    """
 
     description: str
     rows: int
     target: str
     origin: str
     kinds: Mapping[str, str] = field(default_factory=dict)
+    modality: Modality = "tabular"
+    held: int = 0
 
 
 PLOTNINE, STATSMODELS = "plotnine:data/", "statsmodels:datasets/"
@@ -44,20 +51,35 @@ CATALOGUE: dict[str, Builtin] = {
     "diabetes": Builtin("patients: ten measures, and their diabetes a year later", 442, "target", "sklearn:load_diabetes"),
     "fair": Builtin("women asked about marriage, work and affairs", 6366, "rate_marriage", STATSMODELS + "fair/fair.csv"),
     "randhie": Builtin("patient years of a health insurance experiment", 20190, "mdvis", STATSMODELS + "randhie/randhie.csv"),
+    "digits": Builtin("handwritten digits, 8×8 grey", 1797, "label", "pictures:digits", modality="image"),
+    "mnist": Builtin("handwritten digits of MNIST, 28×28 grey", 5000, "label", "pictures:mnist", modality="image"),
+    "brain": Builtin("brain scans, 32×32 grey, and masks of four tissues", 706, "mask", "pictures:brain", modality="image", held=427),
+    "digits_on_photos": Builtin(
+        "digits on photographs, 32×32 colour, and masks of the digits", 1203, "mask", "pictures:digits_on_photos", modality="image"
+    ),
 }
 
 
-def load(name: str) -> pa.Table:
-    """The table of a built-in dataset: plain numbers, strings and nulls."""
+def load(name: str) -> tuple[pa.Table, pa.Table | None]:
+    """The table of a built-in dataset, plain numbers, strings, nulls and images; and the rows that it holds out itself."""
     package, _, what = CATALOGUE[name].origin.partition(":")
+    if package == "pictures":
+        from data.sources import pictures
+
+        return pictures.LOADERS[what]()
     if package == "sklearn":
-        return from_sklearn(what)
+        return from_sklearn(what), None
     from data.sources import delimited
 
-    spec = importlib.util.find_spec(package)  # finds the folder without importing the package
+    return delimited.read(installed(package, what))[0], None
+
+
+def installed(package: str, file: str) -> Path:
+    """A file of an installed package, found without importing the package."""
+    spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations
-    return delimited.read(Path(spec.submodule_search_locations[0]) / what)[0]
+    return Path(spec.submodule_search_locations[0]) / file
 
 
 def from_sklearn(loader: str) -> pa.Table:

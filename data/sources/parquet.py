@@ -27,11 +27,9 @@ def read(path: Path) -> pa.Table:
 
 
 def parts(folder: Path) -> list[Path]:
-    """The parquet files of a folder, or of its `data/` folder."""
-    for place in (folder, folder / "data"):
-        if files := sorted(f for f in place.glob("*.parquet") if f.is_file()):
-            return files
-    raise BadInput(f"the folder {folder} holds no parquet file, and its data/ folder neither")
+    """The parquet files of a folder, or of its `data/` folder; none when there are none."""
+    found = (sorted(f for f in place.glob("*.parquet") if f.is_file()) for place in (folder, folder / "data"))
+    return next((files for files in found if files), [])
 
 
 def read_file(path: Path) -> pa.Table:
