@@ -12,6 +12,7 @@ generators/nets/adversarial.py; normalised pixels: Karras, Aila, Laine, Lehtinen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -37,7 +38,7 @@ class Maker(nn.Module):
         self.label = nn.Embedding(labels, noise)
         self.enter = nn.Linear(2 * noise, widths[-1] * self.base[0] * self.base[1])
         sizes = [*reversed(widths), shape[0]]
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(sizes))
 
     def forward(self, noise: Tensor, y: Tensor) -> Tensor:
         h = self.enter(torch.cat([noise, self.label(y)], dim=1)).view(-1, *self.base, self.widths[-1]).permute(0, 3, 1, 2)
@@ -54,7 +55,7 @@ class Critic(nn.Module):
         self.base = [-(-side // 2 ** len(widths)) for side in shape[1:]]
         self.margin = [side * 2 ** len(widths) - was for side, was in zip(self.base, shape[1:], strict=True)]
         sizes = [shape[0], *widths]
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(sizes))
         self.verdict = Verdict(widths[-1] * self.base[0] * self.base[1], labels)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
