@@ -25,6 +25,8 @@ GENERATORS = {
     "tabular/diffusion": "generators.tabular.diffusion:Diffusion",
     "tabular/transformer": "generators.tabular.transformer:Transformer",
     "tabular/made": "generators.tabular.made:MADE",
+    "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
+    "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
