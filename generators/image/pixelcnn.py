@@ -16,6 +16,7 @@ from place to place. Each layer remembers one row of v and one place of h.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class Stacks(Body):
 
     def __init__(self, width: int, depth: int, labels: int, dropout: float):
         super().__init__()
-        self.layers = nn.ModuleList(Layer(width, labels, dropout) for _ in range(depth))
+        self.layers: Any = nn.ModuleList(Layer(width, labels, dropout) for _ in range(depth))
 
     def forward(self, v: Tensor, h: Tensor, y: Tensor) -> Tensor:
         v, h = (t.contiguous(memory_format=torch.channels_last) for t in (v, h))

@@ -15,6 +15,7 @@ everything else from place to place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class Rows(Body):
 
     def __init__(self, width: int, depth: int, labels: int, dropout: float):
         super().__init__()
-        self.layers = nn.ModuleList(Layer(width, labels, dropout) for _ in range(depth))
+        self.layers: Any = nn.ModuleList(Layer(width, labels, dropout) for _ in range(depth))
 
     def forward(self, v: Tensor, h: Tensor, y: Tensor) -> Tensor:
         for layer in self.layers:

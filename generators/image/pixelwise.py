@@ -14,7 +14,7 @@ from generators.base import Descending, Labelled, Rows, Run
 from generators.codecs.image import ImageCodec
 from generators.nets.pixels import Body, Grid, PixelNet
 
-IMAGES = 512  # drawn side by side
+IMAGES = 256  # at work side by side
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from generators.nets.mlp import drawn
 
 REACH = 3  # places that the first kernels look up, to the left and to the right
 EMBED = 4  # numbers a token
+MAPS = 16  # patterns over the image out of which the labels' own are mixed
 
 
 class Walk(ABC):
@@ -111,6 +112,9 @@ class Grid(nn.Module):
 class Within(nn.Module):
     """(5): the slots of a place, one after another. `hidden` units a slot."""
 
+    mask: Tensor  # [D * hidden, D * EMBED]: 1 where an earlier slot is heard
+    barred: Tensor  # [D, V]: -inf for tokens that a slot does not have
+
     def __init__(self, width: int, tokens: Tensor, hidden: int):
         super().__init__()
         slots, most = len(tokens), int(tokens.max())
@@ -162,16 +166,21 @@ class PixelNet(nn.Module):
         self.within = Within(width, grid.tokens, hidden)
         self.above = nn.Conv2d(grid.slots * EMBED, width, (REACH, 2 * REACH + 1))
         self.left = nn.Conv2d(grid.slots * EMBED, width, (1, REACH))
-        self.sites = nn.Parameter(torch.zeros(len(shares), width, *grid.size))
+        self.label = nn.Embedding(len(shares), min(len(shares), MAPS))
+        self.maps = nn.Parameter(torch.zeros(min(len(shares), MAPS), width, *grid.size))
         self.register_buffer("shares", shares.float())
 
     def forward(self, tokens: Tensor, y: Tensor) -> Tensor:
         """tokens [n, D, h, w], labels [n] -> logits [n, h, w, D, V]."""
         e = self.within.embedded(tokens)
         around = F.pad(e, (REACH, REACH, REACH, 0))
-        v = self.above(around[:, :, :-1]) + self.sites[y]  # (2)
+        v = self.above(around[:, :, :-1]) + self.sites(y)  # (2)
         h = self.left(around[:, :, REACH:, : -REACH - 1]) + v  # (3)
         return self.within(self.body(v, h, y), e)  # (4, 5)
+
+    def sites(self, y: Tensor) -> Tensor:
+        """s [n, c, h, w]: a mixture of a few maps for each label."""
+        return torch.tensordot(self.label(y), self.maps, dims=1)
 
     def surprise(self, tokens: Tensor, y: Tensor) -> Tensor:
         """- log p(tokens | y) in nats, float [n]."""
@@ -180,7 +189,7 @@ class PixelNet(nn.Module):
 
     def draw(self, y: Tensor, rng: torch.Generator) -> Tensor:
         """Tokens [n, D, h, w] for labels [n]. Each place is computed once, from what its neighbours left behind."""
-        (height, width), walk, sites = self.grid.size, self.body.walk(y), self.sites[y]
+        (height, width), walk, sites = self.grid.size, self.body.walk(y), self.sites(y)
         tokens = torch.zeros(len(y), self.grid.slots, height, width, dtype=torch.int64)
         around = sites.new_zeros(len(y), self.grid.slots * EMBED, height + REACH, width + 2 * REACH)
         for i in range(height):
