@@ -27,6 +27,8 @@ GENERATORS = {
     "tabular/made": "generators.tabular.made:MADE",
     "image/gan": "generators.image.gan:GAN",
     "image/dcgan": "generators.image.dcgan:DCGAN",
+    "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
+    "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
