@@ -29,6 +29,7 @@ GENERATORS = {
     "image/dcgan": "generators.image.dcgan:DCGAN",
     "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
     "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
+    "image/diffusion": "generators.image.diffusion:Diffusion",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
