@@ -79,6 +79,7 @@ ready: dict[str, Plan] = {}  # plans made ahead, each used once
 
 def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
+    auto.candidates(job) if auto.wanted(job) else named(job)
     source = read(job.source.spec, job, job.source.query)
     table = without(source.table, job.drop)
     target = job.target or (source.target if source.target in table.column_names else None)
@@ -94,7 +95,8 @@ def plan(job: Job) -> Plan:
             raise BadInput(f"the held-out file {job.test} has {held.num_rows} rows; at least {LEAST_TEST_ROWS} are needed to judge")
         known["test_fingerprint"] = fingerprint(held)
         real = Split(whole, Dataset.of(images.alike(held, whole.schema, job.test or source.name), whole.schema))
-    auto.candidates(job) if auto.wanted(job) else generator_of(job, whole.schema)
+    if not auto.wanted(job):
+        generator_of(job, whole.schema)
     dataset = job.name or source.name
     releases.check_name(dataset)
     return Plan(job, dataset, known, real)
@@ -109,19 +111,24 @@ def read(spec: str, job: Job, query: str | None = None) -> sources.Source:
     return source
 
 
-def generator_of(job: Job, schema: Schema) -> Generator:
-    """The job's recipe. BadInput for an unknown name or parameter, and for a generator of another kind of data."""
+def named(job: Job) -> Generator | None:
+    """The recipe of a job that names its generator. BadInput for an unknown name or parameter."""
     from generators import registry
 
-    choice = {"name": registry.DEFAULT.get(schema.modality), **(job.generator or {})}
-    name = choice.pop("name")
-    if name is None:
-        raise BadInput("no generator learns texts: drop the columns of kind text (--drop), or give them another --kind")
-    generator = registry.make(name, choice)
+    choice = dict(job.generator or {})
+    name = choice.pop("name", None)
+    return None if name is None else registry.make(name, choice)
+
+
+def generator_of(job: Job, schema: Schema) -> Generator:
+    """The job's recipe, or the default for such data with the job's parameters. BadInput also when it learns other data."""
+    from generators import registry
+
+    name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.modality, "")))
     if registry.modality_of(name) != schema.modality:
-        able = registry.names(schema.modality)
-        raise BadInput(f"{name} does not learn this kind of data ({schema.modality}); these do: {', '.join(able) or 'none'}")
-    return generator
+        able = ", ".join(registry.names(schema.modality)) or "none: drop columns (--drop) or give them another --kind"
+        raise BadInput(f"{name or 'no generator'} does not learn data of kind {schema.modality}; what does: {able}")
+    return registry.make(name, {k: v for k, v in (job.generator or {}).items() if k != "name"})
 
 
 def estimate(plan: Plan) -> float:

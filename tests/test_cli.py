@@ -173,7 +173,7 @@ def fitted(name: str = "tabular/marginal") -> str:
     from flows.stages import generator_of, plan
 
     found = plan(Job.of({"source": "iris", "generator": name}))
-    generator_of(found.job).fit(found.real.train, seed=0).save(Path("model"))
+    generator_of(found.job, found.real.train.schema).fit(found.real.train, seed=0).save(Path("model"))
     return "model"
 
 

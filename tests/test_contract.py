@@ -100,7 +100,8 @@ class TextPool(Pool):
 
 def pairs(n=60):
     rng = np.random.default_rng(0)
-    table = pa.table({name: [png(rng.integers(0, 255, (4, 4), dtype=np.uint8)) for _ in range(n)] for name in ("image", "mask")})
+    values = {"image": 255, "mask": 3}
+    table = pa.table({name: [png(rng.integers(0, most, (4, 4), dtype=np.uint8)) for _ in range(n)] for name, most in values.items()})
     return Dataset.of(table, Schema.infer(table, target="mask"))
 
 

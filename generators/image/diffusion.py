@@ -1,0 +1,130 @@
+"""Diffusion of images: noise hides a picture little by little, and one U-Net learns the way back. Two objectives, one net.
+
+Liu, Gong, Liu: Flow Straight and Fast (rectified flow), 2022, arXiv:2209.03003; Lipman et al.: Flow Matching, 2022, arXiv:2210.02747; times
+as in Esser et al., 2024, arXiv:2403.03206. Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239; Nichol,
+Dhariwal: Improved DDPM, 2021, arXiv:2102.09672; Song, Meng, Ermon: DDIM, 2020, arXiv:2010.02502.
+
+    (1)  x_t = alpha_t x + sigma_t eps,   eps ~ N(0, 1)               t = 0: the picture, t = 1: noise
+    (2)  flow:  alpha_t = 1 - t,   sigma_t = t
+         ddpm:  alpha_t = f(t) / f(0),   sigma_t^2 = 1 - alpha_t^2,   f(t) = cos((t + s) / (1 + s) pi / 2)
+    (3)  flow:  loss = E |v(x_t, t, y) - (eps - x)|^2,   logit t ~ N(m, 1)        so v is E[dx_t / dt | x_t]
+    (4)  ddpm:  loss = E |eps(x_t, t, y) - eps|^2,   t ~ U(0, 1)
+    (5)  flow:  x_t follows dx / dt = v from t = 1 to 0, by Heun's rule
+    (6)  ddpm:  x^ = (x_t - sigma_t eps) / alpha_t,   x_s = alpha_s x^ + (sigma_s^2 - c^2)^1/2 eps + c N(0, 1)
+    (7)         c = eta sigma_s / sigma_t (1 - alpha_t^2 / alpha_s^2)^1/2         eta = 1: ancestral, eta = 0: DDIM
+
+An image and the one-hot of its mask are one taller picture, so pairs need nothing of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.errors import BadInput
+from generators.base import Neural, Rows, Unfolding
+from generators.codecs.image import ImageCodec, signed, unsigned
+from generators.nets.unet import GROUP, UNet
+from generators.train import Training
+
+CELLS = 250_000  # numbers of pictures that come about side by side
+Field = Callable[[Tensor, float], Tensor]  # what the net says of x_t [n, C, H, W] at time t
+
+
+@dataclass(frozen=True)
+class Diffusion(Neural, Unfolding):
+    """A U-Net of `width` channels (a multiple of 8) and twice as many below, on `levels` maps, the widest at most `finest` a side; a
+    dense middle of `hidden`. `steps` to a sample; `noisy` is m of the times; `eta` of a ddpm's steps."""
+
+    objective: Literal["flow", "ddpm"] = "flow"
+    width: int = 32
+    finest: int = 16
+    levels: int = 2
+    hidden: int = 512
+    dropout: float = 0.0
+    noisy: float = 0.0
+    steps: int = 8
+    eta: float = 1.0
+    training: Training = Training(epochs=30, least_steps=1000, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
+    codec: ClassVar[type[ImageCodec]] = ImageCodec
+
+    def build(self, codec: ImageCodec) -> UNet:
+        if self.width % GROUP:
+            raise BadInput(f"image/diffusion.width is {self.width}; it takes a multiple of {GROUP}")
+        net = UNet(codec.shape, len(codec.shares), self.width, self.finest, self.levels, self.hidden, self.dropout)
+        net.register_buffer("shares", torch.from_numpy(codec.shares).float())
+        return net
+
+    def loss(self, net: UNet, rows: Rows, phase: str) -> Tensor:
+        x, y = signed(rows[0]), rows[1]
+        eps, chance = torch.randn_like(x), torch.rand(len(x), device=x.device)
+        t = torch.sigmoid(self.noisy + torch.special.ndtri(chance.clamp(1e-6, 1 - 1e-6))) if self.objective == "flow" else chance
+        alpha, sigma = (part.view(-1, 1, 1, 1) for part in PATHS[self.objective](t))
+        wanted = eps - x if self.objective == "flow" else eps
+        return F.mse_loss(net(alpha * x + sigma * eps, t, y), wanted)  # (1) (3) (4)
+
+    def draw(self, net: UNet, labels: Tensor, rng: torch.Generator) -> Tensor:
+        return self.frames(net, labels, rng, 1)[0]
+
+    def frames(self, net: UNet, labels: Tensor, rng: torch.Generator, count: int) -> Tensor:
+        kept = torch.linspace(self.steps, 0, count).round().long().flip(0).tolist()
+        parts = []
+        for y in labels.split(max(1, CELLS // math.prod(net.shape))):
+            way = [unsigned(x) for x in self.way(net, y, rng)]
+            parts.append(torch.stack([way[step] for step in kept]))
+        return torch.cat(parts, dim=1)
+
+    def way(self, net: UNet, y: Tensor, rng: torch.Generator) -> Iterator[Tensor]:
+        """Pictures [n, C, H, W] of labels [n] after 0, 1, … `steps` steps."""
+        noise = torch.randn(len(y), *net.shape, generator=rng)
+
+        def field(x: Tensor, t: float) -> Tensor:
+            return net(x, torch.full((len(y),), t), y)
+
+        if self.objective == "flow":
+            return heun(field, noise, torch.linspace(1, 0, self.steps + 1).tolist())
+        return ancestral(field, noise, torch.linspace(LAST, 0, self.steps + 1).tolist(), self.eta, rng)
+
+
+def straight(t: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) of a flow at times of any shape."""
+    return 1 - t, t  # (2)
+
+
+def cosine(t: Tensor, s: float = 0.008) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) of a ddpm at times of any shape."""
+    alpha = torch.cos((t + s) / (1 + s) * torch.pi / 2) / math.cos(s / (1 + s) * math.pi / 2)  # (2)
+    return alpha, (1 - alpha.square()).clamp(min=0).sqrt()
+
+
+PATHS = {"flow": straight, "ddpm": cosine}
+LAST = 0.999  # where a ddpm begins: at 1 nothing of the picture is left, and x^ is not known
+
+
+def heun(v: Field, x: Tensor, times: Sequence[float]) -> Iterator[Tensor]:
+    """x at each of the falling times, along the velocity v; the last step to 0 is Euler's."""
+    yield x
+    for now, then in pairwise(times):
+        slope = v(x, now)
+        ahead = x + (then - now) * slope
+        x = x + (then - now) * (slope + v(ahead, then)) / 2 if then > 0 else ahead  # (5)
+        yield x
+
+
+def ancestral(eps: Field, x: Tensor, times: Sequence[float], eta: float, rng: torch.Generator) -> Iterator[Tensor]:
+    """x at each of the falling times, with the noise eps; x^ is kept within [-1, 1]."""
+    yield x
+    for now, then in pairwise(times):
+        (alpha, sigma), (alpha_s, sigma_s) = cosine(torch.tensor(now)), cosine(torch.tensor(then))
+        clean = ((x - sigma * eps(x, now)) / alpha).clamp(-1, 1)  # (6)
+        c = eta * sigma_s / sigma * (1 - (alpha / alpha_s).square()).sqrt()  # (7)
+        noise = (x - alpha * clean) / sigma
+        x = alpha_s * clean + (sigma_s.square() - c.square()).clamp(min=0).sqrt() * noise + c * torch.randn(x.shape, generator=rng)  # (6)
+        yield x

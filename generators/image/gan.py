@@ -1,0 +1,78 @@
+"""Generative adversarial network of plain layers: a maker of images learns from a critic who tells them from real ones.
+
+Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville, Bengio: Generative Adversarial Networks, 2014, arXiv:1406.2661;
+with labels: Mirza, Osindero: Conditional Generative Adversarial Nets, 2014, arXiv:1411.1784. The loss, with which the game is stable,
+stands in generators/nets/adversarial.py.
+
+    (1)  G(noise, y) = tanh MLP([noise, e_y]),   noise ~ N(0, I)          a mask's channels by softmax instead
+    (2)  D(x, y) = (v + w_y) . MLP(x) + b
+    (3)  sampling: y ~ p(y), x = G(noise, y)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from generators.base import Labelled, Neural, Rows
+from generators.codecs.image import ImageCodec, signed, unsigned
+from generators.nets.adversarial import Players, Verdict, finished, play
+from generators.nets.mlp import MLP
+from generators.train import Training
+
+AT_ONCE = 512  # images made together
+
+
+class Maker(nn.Module):
+    """noise [n, Z], labels [n] -> images [n, C + K, H, W]."""
+
+    def __init__(self, noise: int, labels: int, shape: tuple[int, int, int], channels: int, hidden: int, depth: int):
+        super().__init__()
+        self.shape, self.channels = shape, channels
+        self.label = nn.Embedding(labels, noise)
+        self.body = MLP(2 * noise, hidden, depth, prod(shape))
+
+    def forward(self, noise: Tensor, y: Tensor) -> Tensor:
+        return finished(self.body(torch.cat([noise, self.label(y)], dim=1)).view(-1, *self.shape), self.channels)  # (1)
+
+
+class Critic(nn.Module):
+    """images [n, C + K, H, W], labels [n] -> scores [n]."""
+
+    def __init__(self, pixels: int, labels: int, hidden: int, depth: int):
+        super().__init__()
+        self.body = MLP(pixels, hidden, depth, hidden)
+        self.verdict = Verdict(hidden, labels)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.verdict(self.body(x.flatten(1)), y)  # (2)
+
+
+@dataclass(frozen=True)
+class GAN(Neural, Labelled):
+    """MLPs of `depth` layers of `hidden`; `noise` dimensions; `penalty` on the critic's gradients; images shift by a share of a side."""
+
+    noise: int = 64
+    hidden: int = 512
+    depth: int = 3
+    penalty: float = 0.1
+    shift: float = 0.05
+    training: Training = Training(steps=4000, batch=128, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
+    phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
+    codec: ClassVar[type[ImageCodec]] = ImageCodec
+
+    def build(self, codec: ImageCodec) -> Players:
+        labels = len(codec.shares)
+        maker = Maker(self.noise, labels, codec.shape, codec.channels, self.hidden, self.depth)
+        critic = Critic(prod(codec.shape), labels, self.hidden, self.depth)
+        return Players(maker, critic, torch.from_numpy(codec.shares).float(), self.noise, codec.channels)
+
+    def loss(self, net: Players, rows: Rows, phase: str) -> Tensor:
+        return play(net, signed(rows[0]), rows[1], phase, self.penalty, self.shift)
+
+    def draw(self, net: Players, labels: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.cat([unsigned(net.make(part, rng)) for part in labels.split(AT_ONCE)])  # (3)

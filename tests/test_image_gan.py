@@ -1,0 +1,192 @@
+"""The game of maker and critic: its loss and penalties on a critic whose gradients are known, its augmentation, labels, shapes."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from data.images import column
+from data.schema import Dataset, Schema
+from generators.codecs.image import ImageCodec
+from generators.nets.adversarial import Players, Verdict, augmented, finished, play, preferred, slope
+from generators.registry import make
+
+torch.set_num_threads(1)
+NAMES = ["image/gan", "image/dcgan"]
+SMALL = {"image/gan": {"hidden": 16, "depth": 2}, "image/dcgan": {"width": 4}}
+
+
+class Straight(nn.Module):
+    """D(x, y) = w . x: |grad D|^2 = |w|^2 for every x."""
+
+    def __init__(self, cells: int):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(cells))
+
+    def forward(self, x, y):
+        return x.flatten(1) @ self.w
+
+
+class Constant(nn.Module):
+    """G(noise, y) = its one picture."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.picture = nn.Parameter(torch.rand(shape) - 0.5)
+
+    def forward(self, noise, y):
+        return self.picture.expand(len(y), *self.picture.shape)
+
+
+def game(shape=(1, 3, 4), channels=1) -> Players:
+    torch.manual_seed(0)
+    return Players(Constant(shape), Straight(int(np.prod(shape))), torch.ones(2) / 2, 3, channels)
+
+
+def test_the_losses_of_a_linear_critic_in_closed_form():
+    net = game()
+    x, y = torch.rand(5, 1, 3, 4), torch.tensor([0, 1, 0, 1, 1])
+    gap = (x.flatten(1) - net.maker.picture.flatten()) @ net.critic.w  # real above fake
+    critic = play(net, x, y, "critic", penalty=0.3, shift=0.0)
+    assert torch.allclose(critic, F.softplus(-gap).mean() + 0.3 / 2 * (2 * net.critic.w.square().sum()))
+    assert torch.allclose(play(net, x, y, "maker", penalty=0.3, shift=0.0), F.softplus(gap).mean())
+
+
+def test_each_side_gets_the_gradient_of_its_own_loss_only():
+    net = game()
+    x, y = torch.rand(5, 1, 3, 4), torch.zeros(5, dtype=torch.int64)
+    play(net, x, y, "critic", 0.3, 0.1).backward()
+    assert net.critic.w.grad is not None
+    assert net.maker.picture.grad is None
+    net.zero_grad()
+    play(net, x, y, "maker", 0.3, 0.1).backward()
+    assert net.critic.w.grad is None
+    assert net.maker.picture.grad.abs().sum() > 0
+    assert net.critic.w.requires_grad
+
+
+def test_the_relativistic_loss_and_its_gradient():
+    one, other = torch.tensor([0.0, 2.0], dtype=torch.float64, requires_grad=True), torch.tensor([1.0, -3.0], dtype=torch.float64)
+    assert preferred(one, one).item() == pytest.approx(np.log(2))
+    loss = preferred(one, other)
+    assert loss.item() == pytest.approx((np.log1p(np.exp(1.0)) + np.log1p(np.exp(-5.0))) / 2)
+    assert torch.autograd.gradcheck(lambda s: preferred(s, other), one)
+    assert preferred(one + 7, other + 7).item() == pytest.approx(loss.item())
+
+
+def test_the_slope_and_its_gradient_against_finite_differences():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    x = torch.randn(3, 1, 2, 3, dtype=torch.float64, requires_grad=True)
+    steep, eps = slope(net(x).squeeze(1), x), 1e-5
+    differences = torch.zeros(3, 6, dtype=torch.float64)
+    for cell in range(6):
+        nudge = torch.zeros(6, dtype=torch.float64)
+        nudge[cell] = eps
+        up, down = (net(x.detach() + sign * nudge.view(1, 1, 2, 3)).squeeze(1) for sign in (1, -1))
+        differences[:, cell] = (up - down).detach() / (2 * eps)
+    assert steep.item() == pytest.approx(differences.square().sum(1).mean().item(), rel=1e-6)
+    steep.backward()
+    weight = net[1].weight
+    measured = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[0, 0] += sign * eps
+        measured.append(slope(net(x).squeeze(1), x).item())
+        with torch.no_grad():
+            weight[0, 0] -= sign * eps
+    assert weight.grad[0, 0].item() == pytest.approx((measured[0] - measured[1]) / (2 * eps), rel=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 0), (1, 3), (3, 0), (3, 2)])
+def test_augmentation_keeps_the_range_and_the_mask_and_lets_gradients_through(channels, classes):
+    torch.manual_seed(0)
+    image = torch.where(torch.rand(40, channels, 7, 9) < 0.5, -1.0, 1.0)  # nothing but the ends of the range
+    mask = 2 * F.one_hot(torch.randint(max(1, classes), (40, 7, 9)), classes).permute(0, 3, 1, 2).float() - 1 if classes else image[:, :0]
+    x = torch.cat([image, mask], dim=1).requires_grad_()
+    moved = augmented(x, channels, shift=0.3)
+    assert moved.shape == x.shape
+    assert moved.abs().max() <= 1 + 1e-6
+    assert not torch.equal(moved, x)
+    if classes:
+        assert torch.equal((moved[:, channels:] > 0).sum(1), torch.ones(40, 7, 9, dtype=torch.int64))
+    moved.square().sum().backward()
+    assert (x.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_the_shift_moves_image_and_mask_together_and_not_too_far():
+    torch.manual_seed(0)
+    picture = torch.arange(100.0).view(1, 1, 10, 10).expand(200, 2, 10, 10)
+    moved = augmented(picture, 1, shift=0.2)
+    assert torch.equal(moved[:, 0], moved[:, 1])
+    centre = moved[:, 0, 5, 5].long().tolist()  # of what stands there, tens are its row and units its column
+    assert {value // 10 - 5 for value in centre} == {-2, -1, 0, 1, 2}
+    assert {value % 10 - 5 for value in centre} == {-2, -1, 0, 1, 2}
+    assert torch.equal(augmented(picture, 1, shift=0.0), picture)
+
+
+def test_the_verdict_depends_on_the_label():
+    torch.manual_seed(0)
+    verdict, h = Verdict(8, 3), torch.randn(5, 8)
+    scores = torch.stack([verdict(h, torch.full((5,), label)) for label in range(3)])
+    expected = torch.stack([h @ (verdict.any.weight[0] + verdict.each.weight[label]) + verdict.any.bias for label in range(3)])
+    assert torch.allclose(scores, expected, atol=1e-6)
+    assert (scores[0] - scores[1]).abs().min() > 1e-4
+
+
+def test_a_finished_mask_is_nearly_one_hot():
+    out = finished(20 * torch.randn(6, 5, 4, 4), channels=2)
+    assert out.abs().max() <= 1
+    assert torch.allclose((out[:, 2:] + 1).sum(1), torch.full((6, 4, 4), 2.0), atol=1e-5)
+
+
+def pictures(channels: int, size: tuple[int, int], classes: int, n: int = 70) -> Dataset:
+    """Bright top or dark top, named so; where it is bright the mask is its highest class."""
+    rng = np.random.default_rng(0)
+    bright = rng.random(n) < 0.5
+    x = rng.integers(0, 40, (n, channels, *size), dtype=np.uint8)
+    x[bright, :, : size[0] // 2] += 200
+    columns, kinds = {"image": column(x), "label": pa.array(np.where(bright, "light", "dark").tolist())}, {"image": "image"}
+    if classes:
+        mask = rng.integers(0, classes, (n, 1, *size), dtype=np.uint8)
+        columns["mask"], kinds["mask"] = column(mask), "mask"
+    table = pa.table(columns)
+    return Dataset.of(table, Schema.infer(table, target="label", kinds=kinds))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("channels", "size", "classes"), [(1, (8, 8), 0), (3, (32, 32), 2), (1, (28, 20), 4), (3, (9, 13), 0), (1, (64, 3), 0)]
+)
+def test_every_size_and_number_of_channels(name, channels, size, classes):
+    data = pictures(channels, size, classes)
+    fitted = make(name, {**SMALL[name], "training": {"steps": 2, "batch": 16}}).fit(data, seed=0, device="cpu")
+    made = fitted.sample(5, seed=1, given={"label": "light"})
+    assert made.schema == data.schema
+    x, _ = fitted.codec.encode(made, np.random.default_rng(0))
+    assert x.shape == (5, channels + classes, *size)
+    assert x.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_maker_and_critic_follow_the_label(name):
+    codec = ImageCodec.fit(pictures(1, (8, 8), 0))
+    torch.manual_seed(0)
+    net = make(name, SMALL[name]).build(codec)
+    x, zeros, ones = torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64)
+    one, other = (net.make(y, torch.Generator().manual_seed(0)) for y in (zeros, ones))
+    assert (one - other).abs().max() > 1e-4
+    assert (net.critic(x, zeros) - net.critic(x, ones)).abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_learns_what_the_label_says(name):
+    data = pictures(1, (8, 8), 0, n=300)
+    recipe = make(name, {"training": {"steps": 150, "batch": 64, "ema": 0.95}} | ({"hidden": 64} if name == "image/gan" else {"width": 8}))
+    fitted = recipe.fit(data, seed=0, device="cpu")
+    for label, low, high in (("light", 150, 255), ("dark", 0, 60)):
+        x, _ = fitted.codec.encode(fitted.sample(50, seed=0, given={"label": label}), np.random.default_rng(0))
+        top = x[:, 0, :4].float().mean((1, 2))
+        assert ((top >= low) & (top <= high)).float().mean() > 0.9, label
