@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from generators.base import Labelled, Neural, Rows
 from generators.codecs.image import ImageCodec, signed, unsigned
-from generators.nets.adversarial import Players, Verdict, finished, play
+from generators.nets.adversarial import Critic, Players, finished, play
 from generators.train import Training
 
 SMALLEST = 8  # the longest side that the smallest map may have
@@ -47,22 +47,22 @@ class Maker(nn.Module):
         return finished(h[:, :, : self.shape[1], : self.shape[2]], self.channels)
 
 
-class Critic(nn.Module):
-    """images [n, C + K, H, W], labels [n] -> scores [n]; an image of odd size gets its edge drawn out."""
+class Reader(nn.Module):
+    """images [n, C + K, H, W] -> features [n, F], F in `features`; an image of odd size gets its edge drawn out."""
 
-    def __init__(self, labels: int, shape: tuple[int, int, int], widths: list[int]):
+    def __init__(self, shape: tuple[int, int, int], widths: list[int]):
         super().__init__()
-        self.base = [-(-side // 2 ** len(widths)) for side in shape[1:]]
-        self.margin = [side * 2 ** len(widths) - was for side, was in zip(self.base, shape[1:], strict=True)]
+        self.margin = [-side % 2 ** len(widths) for side in shape[1:]]
+        height, width = (-(-side // 2 ** len(widths)) for side in shape[1:])
+        self.features = widths[-1] * height * width
         sizes = [shape[0], *widths]
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(sizes))
-        self.verdict = Verdict(widths[-1] * self.base[0] * self.base[1], labels)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         h = F.pad(x, (0, self.margin[1], 0, self.margin[0]), mode="replicate") if any(self.margin) else x
         for down in self.downs:
             h = F.leaky_relu(down(h), 0.2)
-        return self.verdict(h.flatten(1), y)  # (3)
+        return h.flatten(1)  # (3)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class DCGAN(Neural, Labelled):
     width: int = 32
     penalty: float = 0.1
     shift: float = 0.05
+    legible: float = 0.2
     training: Training = Training(steps=4000, batch=64, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[ImageCodec]] = ImageCodec
@@ -82,12 +83,13 @@ class DCGAN(Neural, Labelled):
         halvings = next(k for k in range(1, 32) if longest <= SMALLEST * 2**k)
         widths = [self.width * 2**k for k in range(halvings)]
         maker = Maker(self.noise, labels, codec.shape, codec.channels, widths)
-        critic = Critic(labels, codec.shape, widths)
+        reader = Reader(codec.shape, widths)
+        critic = Critic(reader, reader.features, labels)
         net = Players(maker, critic, torch.from_numpy(codec.shares).float(), self.noise, codec.channels)
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(self, net: Players, rows: Rows, phase: str) -> Tensor:
-        return play(net, signed(rows[0]), rows[1], phase, self.penalty, self.shift)
+        return play(net, signed(rows[0]), rows[1], phase, penalty=self.penalty, shift=self.shift, legible=self.legible)
 
     def draw(self, net: Players, labels: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.cat([unsigned(net.make(part, rng)) for part in labels.split(AT_ONCE)])
+        return torch.cat([unsigned(net.draw(part, rng)) for part in labels.split(AT_ONCE)])

@@ -5,7 +5,7 @@ with labels: Mirza, Osindero: Conditional Generative Adversarial Nets, 2014, arX
 stands in generators/nets/adversarial.py.
 
     (1)  G(noise, y) = tanh MLP([noise, e_y]),   noise ~ N(0, I)          a mask's channels by softmax instead
-    (2)  D(x, y) = (v + w_y) . MLP(x) + b
+    (2)  D(x, y) = (v + w_y) . h + b,   h = MLP(x)
     (3)  sampling: y ~ p(y), x = G(noise, y)
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from generators.base import Labelled, Neural, Rows
 from generators.codecs.image import ImageCodec, signed, unsigned
-from generators.nets.adversarial import Players, Verdict, finished, play
+from generators.nets.adversarial import Critic, Players, finished, play
 from generators.nets.mlp import MLP
 from generators.train import Training
 
@@ -40,18 +40,6 @@ class Maker(nn.Module):
         return finished(self.body(torch.cat([noise, self.label(y)], dim=1)).view(-1, *self.shape), self.channels)  # (1)
 
 
-class Critic(nn.Module):
-    """images [n, C + K, H, W], labels [n] -> scores [n]."""
-
-    def __init__(self, pixels: int, labels: int, hidden: int, depth: int):
-        super().__init__()
-        self.body = MLP(pixels, hidden, depth, hidden)
-        self.verdict = Verdict(hidden, labels)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.verdict(self.body(x.flatten(1)), y)  # (2)
-
-
 @dataclass(frozen=True)
 class GAN(Neural, Labelled):
     """MLPs of `depth` layers of `hidden`; `noise` dimensions; `penalty` on the critic's gradients; images shift by a share of a side."""
@@ -61,6 +49,7 @@ class GAN(Neural, Labelled):
     depth: int = 3
     penalty: float = 0.1
     shift: float = 0.05
+    legible: float = 0.2
     training: Training = Training(steps=4000, batch=128, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[ImageCodec]] = ImageCodec
@@ -68,11 +57,12 @@ class GAN(Neural, Labelled):
     def build(self, codec: ImageCodec) -> Players:
         labels = len(codec.shares)
         maker = Maker(self.noise, labels, codec.shape, codec.channels, self.hidden, self.depth)
-        critic = Critic(prod(codec.shape), labels, self.hidden, self.depth)
+        body = nn.Sequential(nn.Flatten(), MLP(prod(codec.shape), self.hidden, self.depth, self.hidden))
+        critic = Critic(body, self.hidden, labels)  # (2)
         return Players(maker, critic, torch.from_numpy(codec.shares).float(), self.noise, codec.channels)
 
     def loss(self, net: Players, rows: Rows, phase: str) -> Tensor:
-        return play(net, signed(rows[0]), rows[1], phase, self.penalty, self.shift)
+        return play(net, signed(rows[0]), rows[1], phase, penalty=self.penalty, shift=self.shift, legible=self.legible)
 
     def draw(self, net: Players, labels: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.cat([unsigned(net.make(part, rng)) for part in labels.split(AT_ONCE)])  # (3)
+        return torch.cat([unsigned(net.draw(part, rng)) for part in labels.split(AT_ONCE)])  # (3)

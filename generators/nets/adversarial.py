@@ -1,13 +1,15 @@
 """The game of a maker and a critic: its losses, penalties, augmentation and how labels enter, for every adversarial generator.
 
 Goodfellow et al.: Generative Adversarial Networks, 2014, arXiv:1406.2661; the loss: Huang, Gokaslan, Kuleshov, Tompkin: The GAN is dead;
-long live the GAN!, 2025, arXiv:2501.05441; labels: Miyato, Koyama: cGANs with Projection Discriminator, 2018, arXiv:1802.05637;
-augmentation: Zhao, Liu, Lin, Zhu, Han: Differentiable Augmentation for Data-Efficient GAN Training, 2020, arXiv:2006.10738.
+long live the GAN!, 2025, arXiv:2501.05441; labels: Miyato, Koyama: cGANs with Projection Discriminator, 2018, arXiv:1802.05637, and Odena,
+Olah, Shlens: Conditional Image Synthesis with Auxiliary Classifier GANs, 2016, arXiv:1610.09585; augmentation: Zhao, Liu, Lin, Zhu, Han:
+Differentiable Augmentation for Data-Efficient GAN Training, 2020, arXiv:2006.10738.
 
-    (1)  critic:  E softplus(D(T(fake), y) - D(T(real), y)) + r/2 (E |grad D(T(real), y)|^2 + E |grad D(T(fake), y)|^2)
-    (2)  maker:   E softplus(D(T(real), y) - D(T(fake), y)),   fake = G(noise, y), y the label of the real image beside it
-    (3)  D(x, y) = (v + w_y) . h(x) + b
+    (1)  critic:  E softplus(D(fake, y) - D(real, y)) + r/2 (E |grad D(real, y)|^2 + E |grad D(fake, y)|^2) - E log q(y|real)
+    (2)  maker:   E softplus(D(real, y) - D(fake, y)) - c E log q(y|fake),   fake = T(G(noise, y)), real = T(x), y the label of x
+    (3)  D(x, y) = (v + w_y) . h(x) + b,   q(y|x) = softmax(A h(x) + a)
     (4)  T(x) = a x(. - shift) + b:   a shift for each image, its edge drawn out; for colour a in [1/2, 1] and |b| <= 1 - a
+    (5)  sampling: an image that the critic reads as another label is made again
 
 The critic only ever sees T of an image, real or made, so few images are not learnt by heart, and T stays out of what is made.
 """
@@ -22,49 +24,65 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COLOUR = 3  # channels
+PROBED = 4  # the slope is measured at every fourth image, which is enough and a quarter of the cost
+AGAIN = 8  # times that an image is made again at most
+
+
+class Critic(nn.Module):
+    """x [n, C + K, H, W] and labels y [n] -> how real each x is as one of its label, [n], and logits of its label, [n, L].
+
+    `body` turns x into features h [n, F].
+    """
+
+    def __init__(self, body: nn.Module, features: int, labels: int):
+        super().__init__()
+        self.body = body
+        self.real, self.label = nn.Linear(features, 1), nn.Linear(features, labels)
+        self.each = nn.Embedding(labels, features)
+        nn.init.normal_(self.each.weight, std=features**-0.5)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x)
+        return self.real(h).squeeze(1) + (self.each(y) * h).sum(1), self.label(h)  # (3)
 
 
 class Players(nn.Module):
-    """The two sides: maker(noise [n, Z], y [n]) -> x [n, C + K, H, W]; critic(x, y) -> [n]; `shares` float [L] of the labels."""
+    """The two sides: maker(noise [n, Z], y [n]) -> x [n, C + K, H, W] in [-1, 1], and a Critic; `shares` float [L] of the labels."""
 
     shares: Tensor
 
-    def __init__(self, maker: nn.Module, critic: nn.Module, shares: Tensor, noise: int, channels: int):
+    def __init__(self, maker: nn.Module, critic: Critic, shares: Tensor, noise: int, channels: int):
         super().__init__()
         self.maker, self.critic, self.noise, self.channels = maker, critic, noise, channels
         self.register_buffer("shares", shares)
 
     def make(self, y: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """int64 [n] -> float [n, C + K, H, W] in [-1, 1]."""
+        """int64 [n] -> float [n, C + K, H, W]; `rng` None is the global generator."""
         return self.maker(torch.randn(len(y), self.noise, generator=rng, device=y.device), y)
 
-
-class Verdict(nn.Module):
-    """Features h [n, F] and labels y [n] -> how real each is as one of its label, [n]."""
-
-    def __init__(self, features: int, labels: int):
-        super().__init__()
-        self.any = nn.Linear(features, 1)
-        self.each = nn.Embedding(labels, features)
-        nn.init.normal_(self.each.weight, std=features**-0.5)
-
-    def forward(self, h: Tensor, y: Tensor) -> Tensor:
-        return self.any(h).squeeze(1) + (self.each(y) * h).sum(1)  # (3)
+    def draw(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        """As `make`, but what the critic reads as another label is made again, a few times at most."""
+        x = self.make(y, rng)
+        for _ in range(AGAIN):
+            wrong = (self.critic(x, y)[1].argmax(1) != y).nonzero().squeeze(1)
+            if len(wrong):
+                x[wrong] = self.make(y[wrong], rng)  # (5)
+        return x
 
 
-def play(net: Players, x: Tensor, y: Tensor, phase: str, penalty: float, shift: float) -> Tensor:
+def play(net: Players, x: Tensor, y: Tensor, phase: str, *, penalty: float, shift: float, legible: float) -> Tensor:
     """The loss of this phase's side on real images x, float [n, C + K, H, W] in [-1, 1], with labels y, int64 [n]."""
-    twice = torch.cat([y, y])
+    n, twice = len(y), torch.cat([y, y])
     if phase == "critic":
         with torch.no_grad():
             pair = augmented(torch.cat([x, net.make(y)]), net.channels, shift)
-        pair.requires_grad_()
-        scores = net.critic(pair, twice)
-        on_real, on_fake = scores.chunk(2)
-        return preferred(on_real, on_fake) + penalty * slope(scores, pair)  # (1): the mean over both sides is half of their sum
+        scores, logits = net.critic(pair, twice)
+        probe = pair[::PROBED].clone().requires_grad_()
+        steep = slope(net.critic(probe, twice[::PROBED])[0], probe)  # the mean of both sides: half of their sum
+        return preferred(scores[:n], scores[n:]) + penalty * steep + F.cross_entropy(logits[:n], y)  # (1)
     with frozen(net.critic):
-        on_real, on_fake = net.critic(augmented(torch.cat([x, net.make(y)]), net.channels, shift), twice).chunk(2)
-    return preferred(on_fake, on_real)  # (2)
+        scores, logits = net.critic(augmented(torch.cat([x, net.make(y)]), net.channels, shift), twice)
+    return preferred(scores[n:], scores[:n]) + legible * F.cross_entropy(logits[n:], y)  # (2)
 
 
 def preferred(one: Tensor, other: Tensor) -> Tensor:
