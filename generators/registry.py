@@ -25,6 +25,7 @@ GENERATORS = {
     "tabular/diffusion": "generators.tabular.diffusion:Diffusion",
     "tabular/transformer": "generators.tabular.transformer:Transformer",
     "tabular/made": "generators.tabular.made:MADE",
+    "image/gmm": "generators.image.gmm:GMM",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
