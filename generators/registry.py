@@ -26,6 +26,8 @@ GENERATORS = {
     "tabular/transformer": "generators.tabular.transformer:Transformer",
     "tabular/made": "generators.tabular.made:MADE",
     "image/gmm": "generators.image.gmm:GMM",
+    "image/rbm": "generators.image.rbm:RBM",
+    "image/vae": "generators.image.vae:VAE",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
