@@ -10,11 +10,11 @@ On the Quantitative Analysis of Deep Belief Networks, 2008.
     (4)  p(h_i = 1) = sigmoid(2 a_i);   p(c_k) = softmax_k(b + U h);   p(z_j) = N(m_j + (W h)_j, s_j^2)
     (5)  loss = mean F(rows) - mean F(fantasies), whose slope is that of - log p(rows): fantasies are `k` rounds of (4) away from the
          rows (CD-k), or from the fantasies of the step before (PCD-k)
-    (6)  log Z = log Z_0 + log mean_i exp sum_t F_t-1(v_it) - F_t(v_it)    v_it: (4) at inverse temperature t / T, after v_i,t-1
 
 Inverse temperature 0 is the independent columns, 1 the model: a, W h, U h and what b adds to the log shares are multiplied by it. A sample
-climbs the same ladder from independent columns, and then stays at the top. Centred units (x - share, h = -1 or 1) keep the slopes of
-weights and biases apart. A quantity is a softmax group of bins of equal mass, which can have any number of modes, or one Gaussian unit.
+climbs this ladder from independent columns, and then stays at the top; log Z is found on the same ladder (nets/harmonium.py). Centred
+units (x - share, h = -1 or 1) keep the slopes of weights and biases apart. A quantity is a softmax group of bins of equal mass, which can
+have any number of modes, or one Gaussian unit.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from torch import Tensor, nn
 
 from generators.base import Neural, Rows
 from generators.codecs.table import MixedCodec
+from generators.nets.harmonium import Harmonium, Units, log_2_cosh
 from generators.nets.mlp import binned, draw, within
 from generators.train import Training
 
 ROWS = 4096  # rows that walk side by side when sampling
 
 
-class Machine(nn.Module):
+class Machine(Harmonium):
     """The parameters of (1), and the fantasies that persist from step to step. Visible units are z [n, D] and c [n, K].
 
     With `bins` every quantity is a group, before the categories, and D is 0.
@@ -71,7 +72,7 @@ class Machine(nn.Module):
         """A codec's rows of visible units."""
         return torch.cat([within(c[:, : self.cut], self.bins, rng), z.clamp(-4, 4)], dim=1), c[:, self.cut :]
 
-    def independent(self, n: int, rng: torch.Generator | None) -> Rows:
+    def independent(self, n: int, rng: torch.Generator | None) -> Units:
         """n draws at inverse temperature 0."""
         z = self.middle + self.log_scale.exp() * torch.randn(n, self.scores, generator=rng, device=self.middle.device)
         return z.detach(), draw(self.log_share.expand(n, -1), self.sizes, rng)
@@ -85,9 +86,9 @@ class Machine(nn.Module):
         """F at an inverse temperature, float [n]."""
         a = beta * self.drive(z, c)
         spring = 0.5 * ((z - self.middle) * (-self.log_scale).exp()).square().sum(1)
-        return spring - self.log_share.lerp(self.bias, beta)[c + self.starts].sum(1) - (F.softplus(2 * a) - a).sum(1)  # (3)
+        return spring - self.log_share.lerp(self.bias, beta)[c + self.starts].sum(1) - log_2_cosh(a)  # (3)
 
-    def gibbs(self, z: Tensor, c: Tensor, rng: torch.Generator | None, beta: float = 1.0) -> Rows:
+    def gibbs(self, z: Tensor, c: Tensor, rng: torch.Generator | None, beta: float = 1.0) -> Units:
         """One round at an inverse temperature: every hidden unit, then every visible one."""
         chance = torch.sigmoid(2 * beta * self.drive(z, c))
         h = beta * (2.0 * (torch.rand(chance.shape, generator=rng, device=z.device) < chance) - 1)
@@ -95,19 +96,9 @@ class Machine(nn.Module):
         c = draw(self.log_share.lerp(self.bias, beta) + h @ self.weight.T, self.sizes, rng)
         return self.middle + h @ self.slope.T + self.log_scale.exp() * noise, c  # (4)
 
-    def log_z(self, particles: int, steps: int) -> tuple[float, float]:
-        """(log Z, the standard error of its estimate), always with the same noise."""
-        rng = torch.Generator().manual_seed(0)
-        z, c = self.independent(particles, rng)
-        weight = torch.zeros(particles, dtype=torch.float64)
-        for t in range(1, steps + 1):
-            weight += self.free_energy(z, c, (t - 1) / steps) - self.free_energy(z, c, t / steps)
-            z, c = self.gibbs(z, c, rng, t / steps)
+    def log_z_0(self) -> float:
         first = len(self.offset) * math.log(2) + float((self.log_scale + 0.5 * math.log(2 * math.pi)).sum())
-        first += float(sum(part.logsumexp(0) for part in self.log_share.split(self.sizes)))
-        share = weight.softmax(0)
-        error = math.sqrt(max(0.0, particles * float(share.square().sum()) - 1) / particles)
-        return first + float(weight.logsumexp(0)) - math.log(particles), error  # (6)
+        return first + float(sum(part.logsumexp(0) for part in self.log_share.split(self.sizes)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ which a Gaussian cannot. Sampling draws h from the prior, then every column from
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from generators.base import Neural, Rows
 from generators.codecs.table import MixedCodec
+from generators.nets.mixture import normal
 from generators.nets.mlp import MLP, cross_entropy, draw, one_hot
 from generators.train import Training
 
@@ -87,8 +87,3 @@ class VAE(Neural):
         c, bins = tokens[:, : len(net.sizes)], tokens[:, len(net.sizes) :]
         rank = (bins + torch.rand(bins.shape, generator=rng, dtype=torch.float64)) / net.bins
         return torch.special.ndtri(rank.clamp(1e-9, 1 - 1e-9)).float(), c
-
-
-def normal(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log N(x; mean, exp(log_scale)^2), entry by entry."""
-    return -0.5 * ((x - mean) * torch.exp(-log_scale)) ** 2 - log_scale - 0.5 * math.log(2 * math.pi)

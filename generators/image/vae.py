@@ -1,0 +1,124 @@
+"""Conditional variational autoencoder for images, with a learnt mixture for each label as its prior.
+
+Kingma, Welling: Auto-Encoding Variational Bayes, 2013, arXiv:1312.6114; labels as in Sohn, Lee, Yan: Learning Structured Output
+Representation using Deep Conditional Generative Models, 2015; bound (5): Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders,
+2015, arXiv:1509.00519; mixture prior as in Tomczak, Welling: VAE with a VampPrior, 2017, arXiv:1705.07120.
+
+    (1)  q(h|x, y) = N(mu, diag sigma^2),   h = mu + sigma eps             the encoder, reparametrised
+    (2)  p(h|y) = sum_m w_ym N(h; m_ym, diag s_ym^2)                       the prior, learnt with the rest
+    (3)  p(x|h, y): chances of white, or levels around a mean, and classes of a mask, of the decoder
+    (4)  loss = - log p(x|h, y) + beta (log q(h|x, y) - log p(h|y))        beta rises from 0 to its value while warming up
+    (5)  log p(x, y) >= log p(y) + E log mean_k p(x|h_k, y) p(h_k|y) / q(h_k|x, y),   h_k from (1)
+
+A draw is the decoder's mean image: noise of single pixels teaches nobody anything. `binary` draws the black or white of every pixel anew
+from its grey at every step, so that (4) bounds the likelihood of binary images; `grey` takes the grey values as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from generators.base import Labelled, Neural, Rows
+from generators.codecs.image import ImageCodec
+from generators.nets.mixture import Prior, normal
+from generators.nets.mlp import MLP
+from generators.nets.likelihood import grey, logistic, painted
+from generators.train import Training
+
+BATCH = 256  # images that are bounded or drawn at once
+
+
+class VAENet(nn.Module):
+    """Encoder and decoder MLPs over pixels from 0 to 1, the prior, and the width of the levels."""
+
+    shares: Tensor  # [L]
+    warm: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], channels: int, shares: Tensor, latent: int, hidden: int, depth: int, modes: int):
+        super().__init__()
+        self.shape, self.channels, cells = shape, channels, math.prod(shape)
+        self.encoder = MLP(cells + len(shares), hidden, depth, 2 * latent)
+        self.decoder = MLP(latent + len(shares), hidden, depth, cells)
+        self.prior = Prior(len(shares), modes, latent)
+        self.log_scale = nn.Parameter(torch.full((channels, *shape[1:]), -3.0))
+        self.register_buffer("shares", shares)
+        self.register_buffer("warm", torch.zeros(()))  # steps of warm-up done
+
+    def encode(self, x: Tensor, hot: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and log sigma, float [n, latent], of x [n, C + K, H, W] and one-hot labels [n, L]."""
+        mean, log_scale = self.encoder(torch.cat([x.flatten(1), hot], dim=1)).chunk(2, dim=1)
+        return mean, log_scale
+
+    def decode(self, h: Tensor, hot: Tensor) -> Tensor:
+        """The decoder's values, float [n, C + K, H, W]."""
+        return self.decoder(torch.cat([h, hot], dim=1)).unflatten(1, self.shape)
+
+    def hot(self, labels: Tensor) -> Tensor:
+        """float [n, L]."""
+        return F.one_hot(labels, len(self.shares)).float()
+
+
+@dataclass(frozen=True)
+class VAE(Neural, Labelled):
+    """`latent` dimensions; MLPs of `depth` layers of `hidden`; `modes` of the prior a label; what a pixel is; `beta` weighs the KL term."""
+
+    latent: int = 20
+    hidden: int = 400
+    depth: int = 2
+    modes: int = 10
+    pixel: Literal["binary", "grey", "logistic"] = "grey"
+    beta: float = 1.0
+    warm_up: int = 500
+    training: Training = Training(epochs=80, least_steps=1500, batch=128, lr=2e-3, weight_decay=0.01, ema=0.998)
+    codec: ClassVar[type[ImageCodec]] = ImageCodec
+
+    def build(self, codec: ImageCodec) -> VAENet:
+        shares = torch.from_numpy(codec.shares).float()
+        return VAENet(codec.shape, codec.channels, shares, self.latent, self.hidden, self.depth, self.modes)
+
+    def loss(self, net: VAENet, rows: Rows, phase: str) -> Tensor:
+        x, hot = self.seen(net, rows[0]), net.hot(rows[1])
+        mean, log_scale = net.encode(x, hot)
+        h = mean + log_scale.exp() * torch.randn_like(mean)  # (1)
+        kl = normal(h, mean, log_scale).sum(1) - net.prior.log_prob(h, rows[1])
+        if net.training:
+            net.warm += 1
+        beta = self.beta * min(1.0, net.warm.item() / max(1, self.warm_up)) if net.training else self.beta
+        return (self.surprise(net, net.decode(h, hot), x) + beta * kl).mean()  # (4)
+
+    def seen(self, net: VAENet, x: Tensor) -> Tensor:
+        """Pixels from 0 to 1, float [n, C + K, H, W]."""
+        x = x.float() / 255
+        if self.pixel == "binary":
+            x[:, : net.channels] = torch.bernoulli(x[:, : net.channels])
+        return x
+
+    def surprise(self, net: VAENet, values: Tensor, x: Tensor) -> Tensor:
+        """- log p(x|h, y), float [n]."""
+        return logistic(values, x, net.channels, net.log_scale) if self.pixel == "logistic" else grey(values, x, net.channels)  # (3)
+
+    def bound(self, net: VAENet, rows: Rows, draws: int, rng: torch.Generator) -> Tensor:
+        """Less than log p(x, y) in nats on average, the less the fewer draws; float [n], of rows uint8 [n, C + K, H, W] and int64 [n]."""
+        parts = [self.weighed(net, x, y, draws, rng) for x, y in zip(*(t.split(BATCH) for t in rows), strict=True)]
+        return torch.cat(parts)
+
+    def weighed(self, net: VAENet, x: Tensor, y: Tensor, draws: int, rng: torch.Generator) -> Tensor:
+        """The bound of one batch."""
+        x, hot = x.float() / 255, net.hot(y)
+        mean, log_scale = net.encode(x, hot)
+        total = torch.full((len(x),), -torch.inf)
+        for _ in range(draws):
+            h = mean + log_scale.exp() * torch.randn(mean.shape, generator=rng)
+            weight = net.prior.log_prob(h, y) - normal(h, mean, log_scale).sum(1) - self.surprise(net, net.decode(h, hot), x)
+            total = torch.logaddexp(total, weight)
+        return net.shares[y].log() + total - math.log(draws)  # (5)
+
+    def draw(self, net: VAENet, labels: Tensor, rng: torch.Generator) -> Tensor:
+        parts = [net.decode(net.prior.draw(part, rng), net.hot(part)) for part in labels.split(BATCH)]
+        return torch.cat([painted(values, net.channels) for values in parts])
