@@ -15,13 +15,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 PLOTTED_COLUMNS, PLOTTED_PAIRS, BARS = 24, 8, 12
 LEVELS = 8  # shades of a heat map
 CURVE_POINTS = 300
+DISTANCES, SHARES = ("fid", "kid"), ("coverage", "density", "recall", "precision")  # in a space of features of images
 LOWER_IS_BETTER = {"rmse", "mae", "mse", "log_loss", "brier"}
+BOARD = {  # a leaderboard's figures of rows and of images: key, title, form
+    "row": (("shape", "Shape error", "percent"), ("trend", "Trend error", "percent")),
+    "image": (("kid", "KID", "num"), ("coverage", "Coverage", "num"), ("near", "Near copies", "share")),
+}
 NAMES = {
+    "cnn": "CNN",
+    "unet": "U-Net",
+    "mean_iou": "Mean IoU",
+    "foreground_iou": "Foreground IoU",
+    "near": "Near copies",
+    "macro_f1": "Macro F1",
+    "fid": "FID",
+    "kid": "KID",
     "roc_auc": "ROC-AUC",
     "r2": "R²",
     "mae": "MAE",
@@ -34,14 +47,16 @@ NAMES = {
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")  # control, surrogate, direction override
 
 
-def render(manifest: Mapping[str, Any]) -> str:
+def render(manifest: Mapping[str, Any], pictures: Mapping[str, Any] | None = None) -> str:
     """The report of one release as a self-contained HTML page.
 
     `manifest` is what `release.json` holds: dataset, version, created, verdict, rows, source, generator, seed, versions, reproduce, parent,
-    log, scores, gates, schema, and auto where the generator was chosen (what `choose` wrote). Every part may be missing, which the page
-    then says.
+    log, scores, gates, schema, and auto where the generator was chosen (what `choose` wrote). `pictures` are what `evaluators.pictures`
+    makes of a release of images. Every part may be missing, which the page then says.
     """
-    return template().render(page="release", m=clean(manifest))
+    told = clean(manifest)
+    noun = "image" if pictures or has_images(told) else "row"
+    return environment().get_template("report.html.j2").render(page="release", m=told, pictures=clean(pictures or {}), noun=noun)
 
 
 def render_leaderboard(board: Mapping[str, Any]) -> str:
@@ -49,24 +64,32 @@ def render_leaderboard(board: Mapping[str, Any]) -> str:
 
     `board`: {"dataset", "target", "created", "headline": metric, "reproduce": command, "winner": generator name, "real": {"mean", "low",
     "high"}, "rows": [row, ...] in the order shown}; a row: {"generator", "role": "floor"|"ceiling"|absent, "seeds": how many, "tstr":
-    {"mean", "low", "high"}, "detector": {"train", "test"} areas, "shape" and "trend": per cent error, "dcr": per cent, "copies": share,
-    "fit_seconds" and "rows_per_second" of CPU time, "error": one sentence or null}.
+    {"mean", "low", "high"}, "detector": {"train", "test"} areas, "shape" and "trend": per cent error, or of images "kid", "coverage" and
+    "near", "dcr": per cent, "copies": share, "fit_seconds" and "rows_per_second" of CPU time, "error": one sentence or null}.
     """
-    return template().render(page="leaderboard", m=clean(board))
+    told = clean(board)
+    noun = "image" if any(key in row for row in told.get("rows", []) for key, *_ in BOARD["image"]) else "row"
+    return environment().get_template("report.html.j2").render(page="leaderboard", m=told, noun=noun, head=BOARD[noun])
 
 
 @cache
-def template() -> Template:
-    """The page's template, with this module's functions as its filters."""
+def environment() -> Environment:
+    """Of the pages' templates, with this module's functions as their filters."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        {f.__name__: f for f in (num, percent, share, whole, interval, duration, words, when, place, span, number)}
-        | {f.__name__: f for f in (dots, panels, columns, pairs, bars, histogram, heat, curve)}
+        {f.__name__: f for f in (num, percent, share, whole, figure, interval, duration, words, when, place, span, number)}
+        | {f.__name__: f for f in (dots, panels, columns, pairs, spaces, bars, histogram, heat, curve)}
     )
     environment.globals.update(LOWER_IS_BETTER=LOWER_IS_BETTER, PLOTTED_COLUMNS=PLOTTED_COLUMNS, PLOTTED_PAIRS=PLOTTED_PAIRS)
-    return environment.get_template("report.html.j2")
+    return environment
+
+
+def has_images(manifest: Mapping[str, Any]) -> bool:
+    """Is it a release of images?"""
+    columns = manifest.get("schema", {}).get("columns", [])
+    return any(isinstance(column, Mapping) and column.get("kind") == "image" for column in columns)
 
 
 # ---- values
@@ -125,11 +148,15 @@ def share(value: Any) -> str:
     return "—" if v is None else percent(100 * v)
 
 
+def figure(value: Any, form: str) -> str:
+    """A number in one of the forms `num`, `percent` and `share`."""
+    return {"num": num, "percent": percent, "share": share}[form](value)
+
+
 def interval(score: Any, form: str = "num") -> str:
     """`low to high`, or nothing when either end is missing."""
-    show = {"num": num, "percent": percent, "share": share}[form]
     low, high = (number(score.get(k)) if isinstance(score, Mapping) else None for k in ("low", "high"))
-    return "" if low is None or high is None else f"{show(low)} to {show(high)}"
+    return "" if low is None or high is None else f"{figure(low, form)} to {figure(high, form)}"
 
 
 def duration(seconds: Any) -> str:
@@ -255,6 +282,20 @@ def pairs(fidelity: Any) -> list[dict[str, Any]]:
     errors = {frozenset((p.get("a"), p.get("b"))): p for p in fidelity.get("pairs", [])}
     plots = [{**errors.get(frozenset((p.get("a"), p.get("b"))), {}), **p} for p in fidelity.get("plots", {}).get("pairs", [])]
     return sorted(plots, key=lambda p: -(number(p.get("error")) or 0.0))[:PLOTTED_PAIRS]
+
+
+def spaces(fidelity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each space of features in which images were compared: its distances, and the shares of 1 as bars."""
+    found = []
+    for name, space in fidelity.get("spaces", {}).items():
+        figures = {k: tuple(number(space.get(k, {}).get(side)) for side in ("real", "synthetic")) for k in (*DISTANCES, *SHARES)}
+        top = max((v for k in SHARES for v in figures[k] if v is not None), default=1.0) or 1.0
+        lines = [
+            {"label": words(k), "real": figures[k][0], "synthetic": figures[k][1], "wide": [92 * (v or 0) / top for v in figures[k]]}
+            for k in SHARES
+        ]
+        found.append({"name": name, "bars": lines, "distances": [(words(k), *figures[k]) for k in DISTANCES]})
+    return found
 
 
 def bars(plot: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -85,7 +85,8 @@ def conclude(outcome: publishing.Outcome) -> int:
         print(f"QUARANTINED, not published: {'; '.join(manifest['reasons'])}")
     else:
         print(f"PUBLISHED: {len(manifest['gates'])} of {len(manifest['gates'])} gates passed")
-    print(f"release  {outcome.folder}\nreport   {outcome.folder / 'report.html'}", flush=True)
+    print(f"release  {outcome.folder}\nreport   {outcome.folder / 'report.html'}")
+    print(f"private page {outcome.private}", flush=True)
     return 0 if outcome.passed else FAILED
 
 
@@ -128,6 +129,7 @@ def impute(model: str, source: str, seed: int, to: Path) -> int:
 def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     """Judge one table against another and write the report."""
     from evaluators.gates import Thresholds, check
+    from evaluators.pictures import pictures
     from evaluators.quality import quality
     from evaluators.report import render
 
@@ -145,6 +147,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
         file = Path(folder) / "synthetic.parquet"
         made.save(file)
         scores["quality"] = quality(schema, [file])
+        sheets = pictures([file]) if schema.modality == "image" else None
     gates = check(scores, Thresholds(**job.gates), publishable=True)
     manifest = {
         "dataset": f"{other.name}, judged against {plan.dataset}",
@@ -160,7 +163,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
         "gates": gates,
         "schema": schema.to_json(),
     }
-    report.write_text(render(manifest), encoding="utf-8")
+    report.write_text(render(manifest, sheets), encoding="utf-8")
     print(screen.headlines(scores))
     for gate in gates:
         print(f"{'passed' if gate['passed'] else 'FAILED'}  {publishing.reason(gate)}")

@@ -12,7 +12,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -29,7 +29,7 @@ from data.sources import slug
 from flows import auto
 from flows.folders import keyed, read_json, run_folder
 from flows.job import Job, shown
-from flows.stages import choose, draw, fit, judge, load, plan, prepare, recipe, stream, teller, waiting, writable
+from flows.stages import FRAMES, UNFOLDED, choose, draw, fit, judge, load, plan, prepare, recipe, stream, teller, waiting, writable
 
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the gates as evaluators.gates.check lists them
@@ -37,11 +37,15 @@ Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run ended: a release or the quarantine, with the manifest that stands there."""
+    """Where a run ended: a release or the quarantine, with the manifest that stands there.
+
+    `private` is the page that shows real rows; it stands in the run folder, outside of `folder`.
+    """
 
     folder: Path
     manifest: dict[str, Any]
     cached: bool = False
+    private: Path | None = None
 
     @property
     def passed(self) -> bool:
@@ -58,8 +62,9 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
     from evaluators.gates import Thresholds, check
 
     run = keyed("publish", {"drawn": drawn.name, "judged": judged.name, "gates": job.gates}, ("data", "generators", "evaluators"))
+    private = judged / "inspect.html"
     if known := published(job.to, dataset, run):
-        return known
+        return replace(known, private=private)
     model = read_json(fitted / "model" / "model.json")
     manifest = {
         "run": run,
@@ -79,8 +84,10 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
     with releases.staging(job.to, dataset) as staged:
         manifest["rows"] = pq.read_metadata(drawn / "rows.parquet").num_rows
         gates = partial(check, thresholds=limits)
-        draws = partial(read_json, drawn / "draws.json")
-        return release(staged, job.to, stream(drawn / "rows.parquet"), manifest, fitted / "model", gates, draws=draws)
+        draws, rows = partial(read_json, drawn / "draws.json"), stream(drawn / "rows.parquet")
+        frames = Dataset.open(drawn / "frames.parquet") if (drawn / "frames.parquet").is_file() else None
+        outcome = release(staged, job.to, rows, manifest, fitted / "model", gates, draws=draws, frames=frames)
+        return replace(outcome, private=private)
 
 
 @dataclass(frozen=True)
@@ -150,8 +157,9 @@ def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, t
         found = check(scores, limits, publishable=publishable)
         return found if judged else [gate for gate in found if gate["name"] == "quality"]
 
+    frames = fitted.frames(UNFOLDED, FRAMES, seed=seed)
     with releases.staging(to, dataset) as staged:
-        return release(staged, to, chain([first], chunks), manifest, model, gates, verdict="sampled", draws=tally.to_json)
+        return release(staged, to, chain([first], chunks), manifest, model, gates, verdict="sampled", draws=tally.to_json, frames=frames)
 
 
 def origin(path: Path) -> tuple[Path, releases.Release | None]:
@@ -175,11 +183,13 @@ def release(
     gates: Gates,
     verdict: str = "published",
     draws: Callable[[], dict[str, Any]] = dict,
+    frames: Dataset | None = None,
 ) -> Outcome:
     """Stream rows into a staged folder, check the written files, judge by the gates, and publish or quarantine it.
 
-    `draws` tells, when all rows are written, out of how many draws they were made.
+    `draws` tells, when all rows are written, out of how many draws they were made; `frames` are a few images on their way, for the report.
     """
+    from evaluators.pictures import pictures
     from evaluators.quality import quality
     from evaluators.report import render
     from generators import registry
@@ -193,13 +203,15 @@ def release(
         manifest |= {"draws": made, "source": {**manifest["source"], "notes": notes}}
     tell(rows, rows, "checking the files as written")
     publishable = registry.get(manifest["generator"]["name"]).publishable
-    manifest["scores"] = {**manifest["scores"], "quality": quality(Schema.from_json(manifest["schema"]), files)}
+    schema = Schema.from_json(manifest["schema"])
+    manifest["scores"] = {**manifest["scores"], "quality": quality(schema, files)}
     manifest["gates"] = gates(manifest["scores"], publishable=publishable)
     manifest["reasons"] = [reason(gate) for gate in manifest["gates"] if not gate["passed"]]
     manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
     if publishable:
         shutil.copytree(model, staged / "model")
-    (staged / "report.html").write_text(render(manifest), encoding="utf-8")
+    sheets = pictures(files, frames, FRAMES) if publishable and schema.modality == "image" else None
+    (staged / "report.html").write_text(render(manifest, sheets), encoding="utf-8")
     if manifest["reasons"]:
         folder = releases.quarantine(staged, to, dataset, manifest, manifest["reasons"])
     else:

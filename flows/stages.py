@@ -30,7 +30,7 @@ from data.schema import Dataset, Schema, Split
 from data.sources import images
 from data.split import split
 from flows import auto
-from flows.folders import Done, stage, write_json
+from flows.folders import Done, read_json, stage, write_json
 from flows.job import Job
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 3  # independent samples of the model behind an error bar
 JUDGED_ROWS = 20_000  # rows of each of them, at most
+UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
 LEAST_TEST_ROWS = 10
 STEP_SECONDS = 0.0012  # of training, a column
 JUDGE_SECONDS = 0.00015  # a row and column
@@ -207,7 +208,10 @@ def fit(job: Job, root: Path, prepared: Path) -> Done:
 
 
 def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
-    """The synthetic rows, streamed: rows.parquet; out of how many draws, draws.json; and what sampling them cost, cost.json."""
+    """The synthetic rows, streamed: rows.parquet; out of how many draws, draws.json; and what sampling them cost, cost.json.
+
+    frames.parquet holds a few images on their way when the model makes them step by step.
+    """
     from generators.drawing import Tally
 
     rows = job.rows or pq.read_metadata(prepared / "train.parquet").num_rows
@@ -217,12 +221,18 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
         write_stream(model.stream(rows, seed=job.seed, tally=tally), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
+        if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed):
+            frames.save(folder / "frames.parquet")
 
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
 
 
 def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Done:
-    """Utility, fidelity and privacy of several samples of the model, the drawn rows among them: scores.json."""
+    """Utility, fidelity and privacy of several samples of the model, the drawn rows among them: scores.json; and the private page.
+
+    inspect.html shows real rows beside synthetic ones. It stays here: no release holds it.
+    """
+    from evaluators.inspect import inspect
 
     def work(folder: Path) -> None:
         real = Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
@@ -232,6 +242,8 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Do
         samples = [first] if len(first) == n else [model.sample(n, seed=job.seed)]
         samples += [model.sample(n, seed=job.seed + i) for i in range(1, SAMPLES)]
         write_json(folder / "scores.json", scores(real, samples, job.seed))
+        page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed)
+        (folder / "inspect.html").write_text(page, encoding="utf-8")
 
     return stage(root, "judge", {"drawn": drawn.name, "seed": job.seed}, work, code=("data", "generators", "evaluators"))
 

@@ -25,7 +25,7 @@ from data.conditions import Condition
 from data.errors import BadInput
 from data.layout import Layout
 from data.schema import Dataset, Schema
-from generators.base import Codec, Generator
+from generators.base import Codec, Generator, Unfolding
 from generators.drawing import Drawing, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
@@ -106,6 +106,15 @@ class Fitted:
 
         with torch.inference_mode(), few_threads(self.net):
             return imputed(self, data, seed)
+
+    def frames(self, n: int, count: int, *, seed: int = 0) -> Dataset | None:
+        """n images on their way in `count` frames, one frame's rows after another's, labels in turn; None when they come about at once."""
+        if not isinstance(self.generator, Unfolding):
+            return None
+        labels = torch.arange(n) % len(self.net.get_buffer("shares"))
+        with torch.inference_mode(), few_threads(self.net):
+            x = self.generator.frames(self.net, labels, torch.Generator().manual_seed(mix(seed, 0, 8)), count)
+        return self.codec.decode((x.flatten(0, 1), labels.repeat(count)), np.random.default_rng(seed), start=0, seed=seed)
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and model.json."""

@@ -1,0 +1,163 @@
+"""The private page of a run: real data beside synthetic data, and the training rows that synthetic rows come nearest to.
+
+It is for the owner of the real data alone: it stands in the run folder, and no release holds it. Images are compared by their pixels,
+the root of the mean squared difference of values from 0 to 255; rows of tables by the root of the distance of `evaluators.privacy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.images import decoded, encoded
+from data.schema import Column, Dataset, Split
+from evaluators.pictures import contact, grid, of_kind, tiles, uri
+from evaluators.privacy import nearest, points
+from evaluators.protocol import capped
+from evaluators.report import clean, environment
+from evaluators.tabular import measured
+
+SHOWN = 12  # synthetic rows whose neighbours are shown
+NEIGHBOURS = 4  # training images beside each
+QUERIES, REFERENCES = 500, 20_000  # rows whose neighbours are looked for, and rows among which
+BLOCK = 1_000  # images in memory at a time
+SIDE = 64  # images with more pixels than its square are compared, and those of neighbours shown, at a smaller size
+COLUMNS, LETTERS = 60, 80  # of a table that are shown
+
+
+def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0) -> str:
+    """The private page as self-contained HTML: it holds real rows or images."""
+    rng = np.random.default_rng([seed, 0x1257])
+    train, test, made = (
+        capped(Dataset.of(data.table, real.train.schema), rows, rng)
+        for data, rows in ((real.train, REFERENCES), (real.test, QUERIES), (synthetic, QUERIES))
+    )
+    found: dict[str, Any] = {"name": name, "train": len(train), "made": len(made), "kind": real.train.schema.modality}
+    if real.train.schema.modality == "image":
+        found |= beside(real.train, synthetic) | images(train, test, made)
+    elif measured(train.schema) and len(train) and len(test) and len(made):
+        found |= rows_beside(train, test, made)
+    return environment().get_template("inspect.html.j2").render(f=clean(found))
+
+
+def ladder(distance: np.ndarray) -> list[int]:
+    """Up to SHOWN positions from the nearest to the farthest, close to each other among the nearest."""
+    places = np.unique(np.geomspace(1, len(distance), SHOWN).round().astype(int)) - 1
+    return np.argsort(distance, kind="stable")[places].tolist()
+
+
+# ---- images
+
+
+def beside(real: Dataset, made: Dataset) -> dict[str, Any]:
+    """A sheet of real and a sheet of synthetic images for each label."""
+    left, right = (contact(data.schema, slices(data)) for data in (real, made))
+    pairs = [{"label": a["label"], "real": a["sheet"], "made": b["sheet"]} for a, b in zip(left["labels"], right["labels"], strict=True)]
+    return {"labels": pairs, "hidden": left["hidden"], "classes": left["classes"], "background": left["background"]}
+
+
+def slices(data: Dataset) -> Iterator[Dataset]:
+    """The rows, a few at a time."""
+    for start in range(0, len(data), BLOCK):
+        yield Dataset(data.schema, data.table.slice(start, BLOCK))
+
+
+def images(train: Dataset, test: Dataset, made: Dataset) -> dict[str, Any]:
+    """A few synthetic images with the training images that are nearest to them, and how near held-out images come."""
+    if not len(train) or not len(made):
+        return {}
+    queries = np.concatenate([flat for data in (made, test) for flat in flattened(data)])
+    distance, position = closest(queries, train)
+    chosen = ladder(distance[: len(made), 0])
+    cards = [
+        {"made": shown(made, row), "near": [shown(train, int(p), float(d)) for p, d in zip(position[row], distance[row], strict=True)]}
+        for row in chosen
+    ]
+    return {"cards": cards, "reference": reference(distance[: len(made), 0], distance[len(made) :, 0])}
+
+
+def closest(queries: np.ndarray, train: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """(distance float [q, k], position int [q, k]) of the k = NEIGHBOURS training images nearest to flat images, float32 [q, d]."""
+    distance = np.full((len(queries), NEIGHBOURS), np.inf)
+    position = np.zeros((len(queries), NEIGHBOURS), dtype=np.int64)
+    length, start = (queries**2).mean(axis=1)[:, None], 0
+    for block in flattened(train):
+        squared = length + (block**2).mean(axis=1) - 2 * queries @ block.T / queries.shape[1]
+        near = np.argsort(squared, axis=1, kind="stable")[:, :NEIGHBOURS]
+        exact = np.stack([np.sqrt(((queries - block[one]) ** 2).mean(axis=1)) for one in near.T], axis=1)  # so that copies are at 0
+        both, where = np.hstack([distance, exact]), np.hstack([position, start + near])
+        best = np.argsort(both, axis=1, kind="stable")[:, :NEIGHBOURS]
+        distance, position = np.take_along_axis(both, best, 1), np.take_along_axis(where, best, 1)
+        start += len(block)
+    return distance[:, : len(train)], position[:, : len(train)]
+
+
+def flattened(data: Dataset) -> Iterator[np.ndarray]:
+    """The images as float32 [BLOCK, d], so many at a time, 0 to 255, large ones shrunk."""
+    image = of_kind(data.schema, "image")
+    assert image
+    for part in slices(data):
+        cells = enumerate(encoded(part.table[image.name]))
+        yield np.stack([small(decoded(cell, row)).ravel() for row, cell in cells]).astype(np.float32)
+
+
+def small(image: np.ndarray) -> np.ndarray:
+    """uint8 [C, h, w] with at most about SIDE x SIDE pixels, by averaging squares of whole pixels."""
+    factor = int(np.ceil(np.sqrt(image[0].size) / SIDE))
+    return image if factor == 1 else np.stack([np.asarray(Image.fromarray(channel).reduce(factor)) for channel in image])
+
+
+def shown(data: Dataset, row: int, distance: float | None = None) -> dict[str, Any]:
+    """One image, under it the same with its mask, and its label and distance."""
+    one = data.take(np.array([row]))
+    label = next((str(one.table[c.name][0].as_py()) for c in data.schema.columns if c.kind in ("category", "boolean")), None)
+    return {"picture": uri(grid(next(tiles(one, SIDE * SIDE))[:, None])), "label": label, "distance": distance}
+
+
+def reference(made: np.ndarray, test: np.ndarray) -> dict[str, float] | None:
+    """The distance that 1 % of held-out rows undercut, and the shares of synthetic rows that do and that are copies."""
+    if not len(test):
+        return None
+    limit = float(np.quantile(test, 0.01))
+    return {"limit": limit, "median": float(np.median(test)), "under": float((made < limit).mean()), "copies": float((made == 0).mean())}
+
+
+# ---- tables
+
+
+def rows_beside(train: Dataset, test: Dataset, made: Dataset) -> dict[str, Any]:
+    """A few synthetic rows with the training row that is nearest to each, cell by cell."""
+    at, asked, held = points(train, [train, made, test])
+    distance, position = nearest(asked, at)
+    distance = np.sqrt(distance)
+    columns = train.schema.columns[:COLUMNS]
+    rows = [
+        {
+            "distance": float(distance[row]),
+            "cells": [compared(c, made.table[c.name][row].as_py(), train.table[c.name][int(position[row])].as_py()) for c in columns],
+        }
+        for row in ladder(distance)
+    ]
+    hidden = len(train.schema.columns) - len(columns)
+    return {
+        "columns": [c.name for c in columns],
+        "rows": rows,
+        "hidden": hidden,
+        "reference": reference(distance, np.sqrt(nearest(held, at)[0])),
+    }
+
+
+def compared(column: Column, made: Any, real: Any) -> dict[str, Any]:
+    """Two cells as text, and whether they differ; ids, which are made anew, are not compared."""
+    texts = [cell(value) for value in (made, real)]
+    same = made == real or (made != made and real != real)  # NaN is like NaN
+    return {"made": texts[0], "real": texts[1], "differs": column.kind != "id" and not same}
+
+
+def cell(value: Any) -> str:
+    """A value as short text."""
+    text = "" if value is None else str(value)
+    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "…"
