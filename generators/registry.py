@@ -25,19 +25,19 @@ GENERATORS = {
     "tabular/diffusion": "generators.tabular.diffusion:Diffusion",
     "tabular/transformer": "generators.tabular.transformer:Transformer",
     "tabular/made": "generators.tabular.made:MADE",
+    "image/gmm": "generators.image.gmm:GMM",
+    "image/rbm": "generators.image.rbm:RBM",
+    "image/vae": "generators.image.vae:VAE",
     "image/gan": "generators.image.gan:GAN",
     "image/dcgan": "generators.image.dcgan:DCGAN",
     "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
     "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
     "image/diffusion": "generators.image.diffusion:Diffusion",
-    "image/gmm": "generators.image.gmm:GMM",
-    "image/rbm": "generators.image.rbm:RBM",
-    "image/vae": "generators.image.vae:VAE",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
 }
-DEFAULT: dict[Modality, str] = {"tabular": "tabular/made"}  # the best one measured for each kind of data
+DEFAULT: dict[Modality, str] = {"tabular": "tabular/made", "image": "image/gmm"}  # the best one measured for each kind of data
 READS: dict[str, Modality] = {"sdv": "tabular"}  # what a family of names reads, where that is not its own name
 
 

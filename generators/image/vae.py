@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from generators.base import Labelled, Neural, Rows
 from generators.codecs.image import ImageCodec
+from generators.nets.likelihood import grey, logistic, painted
 from generators.nets.mixture import Prior, normal
 from generators.nets.mlp import MLP
-from generators.nets.likelihood import grey, logistic, painted
 from generators.train import Training
 
 BATCH = 256  # images that are bounded or drawn at once
