@@ -171,7 +171,7 @@ class Neural(Descending):
 
 
 @dataclass(frozen=True)
-class Conditional(Neural):
+class Conditional(Descending):
     """A generator that can draw rows under conditions without drawing all the others. Its rows are tokens, int64 [n, K]."""
 
     @abstractmethod
