@@ -66,7 +66,7 @@ def own(name: str) -> Peer:
     return Peer(name, "own", "alfar", parameters={"generator": name}, limit=1800)
 
 
-OLD = ("numpy==1.26.4", "scikit-learn==1.5.2", "pandas==2.2.3", "pyarrow==26.0.1")  # arfpy and utrees call what later ones removed
+OLD = ("numpy==1.26.4", "scikit-learn==1.5.2", "pandas==2.2.3", "pyarrow==19.0.1")  # arfpy and utrees call what later ones removed
 PEERS = (
     Peer(
         "mostlyai-engine TabularARGN",

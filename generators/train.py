@@ -35,9 +35,10 @@ class Training:
     `batch` and `lr` are for a large table: a small one gets at least sixteen batches a pass, and a rate lower by the root of the batch.
     `weight_decay` is for 30,000 rows: a prior weighs more when fewer rows speak against it, so it grows as rows get fewer, up to
     twentyfold.
-    The rate warms up, holds, and falls linearly to zero over the last `decay` of the steps. With `patience` > 0 a twentieth of the rows
-    is held out and the average scored on it four times a pass: after `patience` scores without a new best the fall begins at once, so
-    the data decides how long to train, and the best average is the result.
+    The rate warms up, holds, and falls linearly to zero over the last `decay` of the steps, and dropout with it: the net settles on what
+    it is when it samples, without dropout (Rennie, Goel, Thomas: Annealed Dropout Training of Deep Networks, IEEE SLT 2014). With
+    `patience` > 0 a twentieth of the rows is held out and the average scored on it four times a pass: after `patience` scores without a
+    new best the fall begins at once, so the data decides how long to train, and the best average is the result.
     """
 
     steps: int | None = None
@@ -68,6 +69,7 @@ class Trainer:
         self.fall = steps - round(training.decay * steps)  # the step at which the rate begins to fall
         self.curve: list[list[float | int | None]] = []
         self.recent = 0.0  # the loss, smoothed
+        self.drops = [(layer, layer.p) for layer in net.modules() if isinstance(layer, nn.Dropout)]
         self.parts = {phase: net.get_submodule(phase) for phase in phases}
         self.optimisers = {
             phase: torch.optim.AdamW(decayed(part, training.weight_decay), lr=training.lr, betas=training.betas)
@@ -76,9 +78,12 @@ class Trainer:
 
     def advance(self, rows: tuple[Tensor, ...], loss: Loss, seed: int) -> float:
         """One step of every phase on the batch of this step; the last phase's loss."""
-        rate = schedule(self.step, self.fall, self.steps) * self.training.lr
+        share = schedule(self.step, self.fall, self.steps)
+        rate = share * self.training.lr
         value = torch.tensor(0.0)
         self.net.train()
+        for layer, p in self.drops:
+            layer.p = share * p
         for number, (phase, optimiser) in enumerate(self.optimisers.items()):
             torch.manual_seed(mix(seed, self.step, number))
             for group in optimiser.param_groups:

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from data.schema import Dataset, Schema
 from generators.codecs.table import MixedCodec, TokenCodec
-from generators.nets.mlp import cross_entropy, draw, log_softmax, one_hot
+from generators.nets.mlp import calibrate, cross_entropy, draw, log_softmax, one_hot
 from generators.registry import make
 from generators.tabular.gan import balanced
 from generators.tabular.made import MaskedNet
@@ -109,6 +109,41 @@ def test_made_completes_rows_by_what_is_known(masked):
     assert (made[:, [0, 3]] == torch.tensor([1, 2])).all()
     shares = np.bincount((made[:, 1] * 2 + made[:, 2]).numpy(), minlength=6) / 8_000
     assert shares == pytest.approx((chances[fits] / chances[fits].sum()).detach().numpy(), abs=0.03)
+
+
+def test_calibration_makes_expected_counts_those_of_the_rows(masked):
+    """Step by step, up to the likeliest biases; a token that no row has keeps a chance, and a second digit's shares are let be."""
+    net, recipe = masked, make("tabular/made", {})
+    rows = torch.stack([torch.randint(size, (600,)) for size in SIZES], dim=1)
+    rows[:, 3].clamp_(max=2)
+    order, biases = rows[:, net.order], [leave.bias for leave in net.last]
+    fixed = [bias.clone() for bias in biases if bias.ndim == 2]
+    likelihoods = [recipe.log_prob(net, (rows,)).mean().item()]
+    for _ in range(60):
+        calibrate(biases, order, net)
+        likelihoods.append(recipe.log_prob(net, (rows,)).mean().item())
+    assert likelihoods[0] < likelihoods[1] < likelihoods[-1]
+    for k, logits in enumerate(net(order)):
+        if biases[k].ndim == 1:
+            counts = torch.bincount(order[:, k], minlength=len(biases[k]))
+            assert torch.allclose(logits.softmax(1).sum(0), counts.float(), atol=2)
+            assert biases[k].isfinite().all()
+    assert all(torch.equal(a, b) for a, b in zip(fixed, [bias for bias in biases if bias.ndim == 2], strict=True))
+
+
+@pytest.mark.parametrize("name", ["tabular/made", "tabular/transformer", "tabular/diffusion"])
+def test_a_fit_ends_calibrated(name, monkeypatch):
+    """Six steps at a wild rate leave marginals that are off; calibrated, the shares of single columns come out right."""
+    recipe = make(name, {"training": {"steps": 6, "lr": 0.05, "patience": 0}})
+
+    def gap() -> float:
+        made = recipe.fit(mixed(), seed=0).sample(20_000, seed=0).table
+        shares = [dict(zip(*np.unique(table["word"].to_numpy(), return_counts=True), strict=True)) for table in (mixed().table, made)]
+        return max(abs(shares[0][w] / 800 - shares[1].get(w, 0) / 20_000) for w in shares[0])
+
+    calibrated = gap()
+    monkeypatch.setattr(f"generators.{name.replace('/', '.')}.calibrate", lambda *given: None)
+    assert calibrated < min(0.02, 0.5 * gap())
 
 
 def test_grouped_categories():
@@ -341,6 +376,23 @@ def test_minutes_are_a_bound():
 def test_training_stops_when_held_out_rows_stop_gaining():
     _, log = run_of(steps=20_000, patience=3)
     assert log["steps"] < 20_000
+
+
+def test_dropout_falls_with_the_rate():
+    seen = []
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.4), torch.nn.Linear(4, 1))
+
+    def loss(net, rows, phase):
+        seen.append(net[1].p)
+        return net(rows[0]).square().mean()
+
+    training, device = Training(steps=100, decay=0.5), torch.device("cpu")
+    settings = {"phases": ("",), "minutes": None, "folder": None, "progress": None}
+    train(net, (torch.randn(100, 3),), loss=loss, training=training, seed=0, device=device, **settings)
+    assert max(seen) == seen[49] == 0.4
+    assert seen[50:] == sorted(seen[50:], reverse=True)
+    assert seen[75] == pytest.approx(0.2)
+    assert seen[-1] == pytest.approx(0.4 / 50)
 
 
 def test_a_loss_that_is_no_number_stops_the_run():

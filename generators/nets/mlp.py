@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ROWS = 4096  # rows that are calibrated at once
 
 
 class MLP(nn.Module):
@@ -72,3 +76,23 @@ def waves(share: np.ndarray, width: int) -> Tensor:
     """float [V, width]: a vector for each token, near those of its neighbours: cosines of its rank among shares [V], faster and smaller."""
     rank, number = torch.from_numpy(np.cumsum(share) - share / 2).float(), torch.arange(1, width + 1)
     return 2 * torch.cos(torch.pi * rank[:, None] * number) / number.sqrt()
+
+
+@torch.no_grad()
+def calibrate(biases: list[Tensor], tokens: Tensor, forward: Callable[[Tensor], list[Tensor]]) -> None:
+    """Move each position's bias [V] so that the tokens it predicts are as frequent as those of the rows, int64 [n, K].
+
+    `forward` gives logits [n, V_k] of every position from rows; biases of another shape stay. To each bias is added the log of the
+    observed over the expected count, both with one more row as the net expects it, so that a token that no row has keeps a chance: a
+    step of iterative scaling (Darroch, Ratcliff: Generalized Iterative Scaling for Log-Linear Models, 1972) towards the likeliest bias.
+    """
+    expected = [torch.zeros(bias.shape, dtype=torch.float64, device=bias.device) for bias in biases]
+    for part in tokens.split(ROWS):
+        for total, logits in zip(expected, forward(part.to(biases[0].device)), strict=True):
+            if total.ndim == 1:
+                total += logits.softmax(1).sum(0)
+    for k, (bias, total) in enumerate(zip(biases, expected, strict=True)):
+        if bias.ndim == 1:
+            counts = torch.bincount(tokens[:, k], minlength=len(bias)).to(bias.device)
+            row = total / len(tokens) + 1e-6
+            bias += ((counts + row) / (total + row)).log()

@@ -6,10 +6,11 @@ Diffusion Models, 2021, arXiv:2110.02037; for tables, with a schedule for each c
     (1)  token k comes back at the time T_k = place_k / K + spread u_k, u_k in [0, 1]: x_t shows those with T_k <= t and hides the others
     (2)  h = MLP[e_1(x_1), …, e_K(x_K)],   p_k(. | x) = softmax(U_k h + log share_k)       each position has an embedding of "hidden"
     (3)  loss = E K/m sum_hidden k - log p_k(x_0,k | x_t)        t such that the number m of hidden tokens is spread evenly over 1 … K
-    (4)  sampling brings the tokens back one after the other, each drawn from p_k given those that are there
+    (4)  log share_k += log (count of each token / count expected, given the row's tokens that come back before it)     once, after (3)
+    (5)  sampling brings the tokens back one after the other, each drawn from p_k given those that are there
 
 Tokens of low entropy come first. With a large `spread` every order is as likely and (3) bounds - log p(x_0); with a small one the network
-learns mostly the order in which (4) goes. t enters through m alone, so the network needs no clock. Rows that agree so far share one
+learns mostly the order in which (5) goes. t enters through m alone, so the network needs no clock. Rows that agree so far share one
 evaluation, their counts split by a multinomial draw. A column's fine digit is hidden, and not asked for, as long as its coarse one is.
 """
 
@@ -23,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.base import Neural, Rows
+from generators.base import Descending, Rows, Run
 from generators.codecs.table import TokenCodec
 from generators.nets.masked import ordered
-from generators.nets.mlp import MLP, drawn, waves
+from generators.nets.mlp import MLP, calibrate, drawn, waves
 from generators.train import Training
 
 ROWS = 8192  # rows evaluated at once when sampling
@@ -70,13 +71,19 @@ class Denoiser(nn.Module):
         logits = self.leave[k](h)  # (2)
         return logits + self.given[str(k)][x[:, k - 1]] if str(k) in self.given else logits
 
+    def ordered(self, x: Tensor) -> list[Tensor]:
+        """Logits [n, V_k] of every position given those that come back before it, out of whole rows [n, K]."""
+        hidden = torch.tensor(self.sizes, device=x.device)
+        shown = [torch.where(self.place < self.place[k], x, hidden) for k in range(x.shape[1])]
+        return [self.logits(self(part), part, k) for k, part in enumerate(shown)]
+
     def chances(self, x: Tensor, k: int) -> Tensor:
         """p_k(. | x), float [n, V_k]."""
         return torch.cat([self.logits(self(part), part, k).softmax(1) for part in x.split(ROWS)])
 
 
 @dataclass(frozen=True)
-class Diffusion(Neural):
+class Diffusion(Descending):
     """An MLP of `depth` layers of `hidden`; embeddings at most `width` wide, with `dropout`; `spread` of the times, in whole rows."""
 
     hidden: int = 256
@@ -97,6 +104,11 @@ class Diffusion(Neural):
         asked[:, net.fine] &= seen[:, [k - 1 for k in net.fine]]
         terms = [F.cross_entropy(net.logits(h, noisy, k), x[:, k], reduction="none") for k in range(x.shape[1])]
         return ((torch.stack(terms, dim=1) * asked).sum(1) * x.shape[1] / (~seen).sum(1)).mean()  # (3)
+
+    def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
+        trained: Any = self.descend(net, rows, run)
+        calibrate([leave.bias for leave in trained.leave], rows[0], trained.ordered)  # (4)
+        return trained
 
     def noise(self, net: Denoiser, x: Tensor) -> Tensor:
         """bool [n, K]: the tokens that are seen. Their numbers are spread evenly over 0 … K - 1."""
@@ -120,5 +132,5 @@ class Diffusion(Neural):
         x = x[torch.from_numpy(numbers.permutation(np.repeat(np.arange(len(counts)), counts)))]
         for part in x.split(ROWS):
             for k in order:
-                part[:, k] = drawn(net.chances(part, k), rng)  # (4)
+                part[:, k] = drawn(net.chances(part, k), rng)  # (5)
         return (x,)

@@ -9,28 +9,29 @@ form: every token has hidden units of its own, so the masks are whole blocks (ge
     (4)  c_k = log share of each token                   so that training starts from the independent columns
     (5)  loss = - log p(row), averaged over a batch
     (6)  e(t) = A cos(pi j rank(t)), U_k likewise        for tokens that have an order: neighbours learn from each other
-    (7)  p(row | allowed): a prefix goes on with probability p(t_k allowed | t_<k) / the largest such probability
+    (7)  c_k += log (count of each token / count expected given the rows' own t_<k)     once, after (5): the marginals come out right
+    (8)  p(row | allowed): a prefix goes on with probability p(t_k allowed | t_<k) / the largest such probability
 
 Columns stand in rising order of entropy. When sampling, rows that agree so far share one evaluation: while few different prefixes
 exist, their counts are split by a multinomial draw, which is the same distribution as drawing row by row. A condition thins the prefixes
-as they grow (7), so what cannot be met is given up early, and a value that hardly depends on the others costs nothing.
+as they grow (8), so what cannot be met is given up early, and a value that hardly depends on the others costs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from generators.base import Completing, Neural, Rows
+from generators.base import Completing, Descending, Rows, Run
 from generators.codecs.table import TokenCodec
 from generators.nets.masked import MaskedNet, Walk
-from generators.nets.mlp import drawn
+from generators.nets.mlp import calibrate, drawn
 from generators.train import Training
 
 ROWS = 8192  # rows evaluated at once when sampling
@@ -39,7 +40,7 @@ PARTICLES = 32  # candidates for each row that is completed
 
 
 @dataclass(frozen=True)
-class MADE(Neural, Completing):
+class MADE(Descending, Completing):
     """Masked autoregressive network. `hidden` units a token, embeddings at most `width` wide, `dropout` on the embeddings."""
 
     hidden: int = 32
@@ -53,6 +54,11 @@ class MADE(Neural, Completing):
 
     def loss(self, net: MaskedNet, rows: Rows, phase: str) -> Tensor:
         return -self.log_prob(net, rows).mean()  # (5)
+
+    def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
+        trained: Any = self.descend(net, rows, run)
+        calibrate([leave.bias for leave in trained.last], rows[0][:, trained.order], trained)  # (7)
+        return trained
 
     def log_prob(self, net: MaskedNet, rows: Rows) -> Tensor:
         """log p(row) in nats, float [n], of encoded rows."""
@@ -81,7 +87,7 @@ class MADE(Neural, Completing):
             p = torch.cat([walk.take(part).logits().softmax(1) for part in starts]).double()
             if walk.place in allowed:
                 p, kept = thinned(p, allowed[walk.place])
-                counts = numbers.binomial(counts, kept.numpy())  # (7)
+                counts = numbers.binomial(counts, kept.numpy())  # (8)
             split = numbers.multinomial(counts, (p / p.sum(1, keepdim=True)).numpy())
             prefix, chosen = np.nonzero(split)
             counts = split[prefix, chosen]
@@ -113,7 +119,7 @@ def onwards(walk: Walk, rng: torch.Generator, allowed: Mapping[int, Tensor]) -> 
         p = walk.logits().softmax(1)
         if walk.place in allowed and len(p):
             p, kept = thinned(p, allowed[walk.place])
-            going = (torch.rand(len(p), generator=rng) < kept).nonzero()[:, 0]  # (7)
+            going = (torch.rand(len(p), generator=rng) < kept).nonzero()[:, 0]  # (8)
             walk, p = walk.take(going), p[going]
         walk.append(drawn(p, rng))
     return walk.tokens

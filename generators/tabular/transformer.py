@@ -8,6 +8,7 @@ Estimator, 2014, arXiv:1310.1757, and Gulati, Roysdon: TabMT, 2023, arXiv:2312.0
     (3)  x = x + attention(norm x);   x = x + mlp(norm x)                 place i attends to places 1 … i
     (4)  logits of column o(i) = U_o(i) norm x_i + log shares
     (5)  loss = - log p(row), averaged over a batch in which a share of the rows stands in random orders, the others in the net's own
+    (6)  shares *= count of each token / count expected, over the rows in the net's own order     once, after (5)
 
 The net's own order is by rising entropy. Because the next column is an input, a row's known columns can stand first, whichever they are,
 and the rest follows from p(rest | known): fixed values cost no rejected rows. Places already read are kept when sampling.
@@ -26,11 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import BadInput
-from generators.base import Completing, Neural, Rows
+from generators.base import Completing, Descending, Rows, Run
 from generators.codecs.table import TokenCodec
 from generators.nets.attention import Block
 from generators.nets.masked import ordered
-from generators.nets.mlp import drawn
+from generators.nets.mlp import calibrate, drawn
 from generators.train import Training
 
 ROWS = 2048  # rows that are walked side by side
@@ -134,7 +135,7 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Transformer(Neural, Completing):
+class Transformer(Descending, Completing):
     """`depth` blocks of `width` with `heads`; `dropout` on the embeddings; the share of rows that are `shuffled` in training."""
 
     width: int = 64
@@ -155,10 +156,15 @@ class Transformer(Neural, Completing):
         some = torch.rand(len(keys), 1, device=keys.device) < self.shuffled
         return -self.log_prob(net, rows, net.orders(keys * some)).mean()  # (5)
 
+    def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
+        trained: Any = self.descend(net, rows, run)
+        calibrate(list(trained.log_shares), rows[0], lambda tokens: trained(tokens, own(trained, tokens)))  # (6)
+        return trained
+
     def log_prob(self, net: RowNet, rows: Rows, orders: Tensor | None = None) -> Tensor:
         """log p(row) in nats, float [n], of encoded rows; read in the net's own order, or in `orders` [n, K]."""
         tokens = rows[0]
-        orders = net.orders(torch.zeros(tokens.shape, device=tokens.device)) if orders is None else orders
+        orders = own(net, tokens) if orders is None else orders
         terms = [F.cross_entropy(logits, tokens[:, k], reduction="none") for k, logits in enumerate(net(tokens, orders))]
         return -torch.stack(terms).sum(0)  # (1)
 
@@ -198,3 +204,8 @@ class Transformer(Neural, Completing):
             best = torch.multinomial(weight.view(-1, copies).softmax(1), 1, generator=rng)[:, 0]
             parts.append(walk.tokens.view(-1, copies, len(net.order))[torch.arange(len(best)), best])
         return (torch.cat(parts),)
+
+
+def own(net: RowNet, tokens: Tensor) -> Tensor:
+    """int64 [n, K]: the net's own order for each row."""
+    return net.orders(torch.zeros(tokens.shape, device=tokens.device))
