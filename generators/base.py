@@ -8,6 +8,7 @@ generator is one file with `build`, `sample` and either `learn` or, on the share
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 
 from data.layout import Layout
 from data.schema import Dataset
-from generators.train import Training, few_threads, train
+from generators.train import Training, few_threads, fitting, pace, planned, train
 
 if TYPE_CHECKING:
     from generators.fitted import Fitted
 
 Rows = tuple[Tensor, ...]  # what a codec makes of a dataset: tensors with the same first dimension, one entry a row
+TRIED = 64  # rows that are drawn to see how long it takes
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, a few words
 
 
@@ -173,6 +175,20 @@ class Neural(Descending):
     @final
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         return self.descend(net, rows, run)
+
+    @final
+    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto") -> tuple[float, float]:
+        """(minutes that `fit` trains at most, seconds that a drawn row takes), from a few steps and draws of an untrained net."""
+        learnt = Layout.of(data.schema).forward(data)
+        codec = self.codec.fit(learnt)
+        rows, where = codec.encode(learnt, np.random.default_rng(0)), pick_device(device)
+        training, net = fitting(self.training, len(data)), self.build(codec).to(where)
+        with few_threads(net):
+            fit = planned(training, len(data)) * pace(net, rows, self.loss, self.phases, training, where, seconds=1.0) / 60
+            began = time.perf_counter()
+            with torch.inference_mode():
+                self.sample(net.cpu().eval(), TRIED, torch.Generator().manual_seed(0))
+        return min(fit, 0.9 * minutes if minutes else math.inf), (time.perf_counter() - began) / TRIED
 
 
 @dataclass(frozen=True)

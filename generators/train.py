@@ -182,9 +182,10 @@ def train(
     held_out = tuple(t.to(device) for t in held_out)
     training = fitting(training, len(seen[0]))
     checkpoint = folder / "checkpoint.safetensors" if folder else None
-    total = training.steps or max(training.least_steps, math.ceil(training.epochs * len(seen[0]) / training.batch))
+    total = planned(training, len(seen[0]))
     if minutes is not None and not (checkpoint and checkpoint.exists()):
-        total = affordable(net, seen, loss, phases, training, total, minutes, device)
+        seconds = 0.9 * minutes * 60  # the rest is for what stands around the steps
+        total = max(1, min(total, int(seconds / pace(net, seen, loss, phases, training, device, min(2.0, 0.05 * seconds)))))
     run = Trainer(net, phases, training, total)
     if checkpoint and checkpoint.exists():
         try:
@@ -263,26 +264,23 @@ def hold_out(rows: tuple[Tensor, ...], wanted: bool, seed: int) -> tuple[tuple[T
     return (tuple(t[order[size:]] for t in rows), tuple(t[order[:size]] for t in rows)) if size else (rows, rows)
 
 
-def affordable(
-    net: nn.Module,
-    rows: tuple[Tensor, ...],
-    loss: Loss,
-    phases: Sequence[str],
-    training: Training,
-    wanted: int,
-    minutes: float,
-    device: torch.device,
-) -> int:
-    """How many of the wanted steps fit into `minutes`, from the pace of a few steps on a copy of the net."""
-    trial = Trainer(copy.deepcopy(net), phases, training, wanted)
+def pace(
+    net: nn.Module, rows: tuple[Tensor, ...], loss: Loss, phases: Sequence[str], training: Training, device: torch.device, seconds: float
+) -> float:
+    """Seconds of a step, from as many steps on a copy of the net as fit into `seconds`, three at least to warm up and one to time."""
+    trial = Trainer(copy.deepcopy(net), phases, training, 1000)
     batches = Batches(rows, training.batch, 0, device)
     for _ in range(3):
         trial.advance(batches[trial.step], loss, 0)
     began, first = time.perf_counter(), trial.step
-    while time.perf_counter() - began < min(2.0, 0.05 * minutes * 60):
+    while trial.step == first or time.perf_counter() - began < seconds:
         trial.advance(batches[trial.step], loss, 0)
-    pace = (time.perf_counter() - began) / max(1, trial.step - first)
-    return max(1, min(wanted, int(0.9 * minutes * 60 / pace)))
+    return (time.perf_counter() - began) / (trial.step - first)
+
+
+def planned(training: Training, rows: int) -> int:
+    """The steps that a recipe wants to make on so many rows."""
+    return training.steps or max(training.least_steps, math.ceil(training.epochs * rows / training.batch))
 
 
 def fitting(training: Training, rows: int) -> Training:
