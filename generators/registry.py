@@ -27,6 +27,7 @@ GENERATORS = {
     "tabular/made": "generators.tabular.made:MADE",
     "image/gmm": "generators.image.gmm:GMM",
     "image/rbm": "generators.image.rbm:RBM",
+    "image/autoencoder": "generators.image.autoencoder:Autoencoder",
     "image/vae": "generators.image.vae:VAE",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
