@@ -27,6 +27,7 @@ GENERATORS = {
     "tabular/made": "generators.tabular.made:MADE",
     "image/gmm": "generators.image.gmm:GMM",
     "image/rbm": "generators.image.rbm:RBM",
+    "image/autoencoder": "generators.image.autoencoder:Autoencoder",
     "image/vae": "generators.image.vae:VAE",
     "image/gan": "generators.image.gan:GAN",
     "image/dcgan": "generators.image.dcgan:DCGAN",
