@@ -160,7 +160,7 @@ def test_the_label_decides_the_picture_and_the_mask_comes_with_it():
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 5), (1, 28, 28), (4, 33, 20), (3, 64, 64), (1, 1, 1)])
 def test_the_unet_takes_any_size_and_begins_at_zero(shape):
-    net = UNet(shape, labels=3, width=8, finest=16, levels=2, hidden=16, dropout=0.0)
+    net = UNet(shape, labels=3, width=8, finest=16, levels=2, hidden=16)
     out = net(torch.randn(2, *shape), torch.rand(2), torch.tensor([0, 2]))
     assert out.shape == (2, *shape)
     assert (out == 0).all()
@@ -168,7 +168,7 @@ def test_the_unet_takes_any_size_and_begins_at_zero(shape):
 
 def test_every_pixel_hears_of_every_other_and_of_time_and_label():
     torch.manual_seed(0)
-    net = UNet((1, 40, 40), labels=3, width=8, finest=16, levels=2, hidden=16, dropout=0.0)
+    net = UNet((1, 40, 40), labels=3, width=8, finest=16, levels=2, hidden=16)
     for weights in net.parameters():
         nn.init.normal_(weights, std=0.2)
     x, t, y = torch.randn(1, 1, 40, 40, requires_grad=True), torch.tensor([0.5]), torch.tensor([1])

@@ -7,13 +7,14 @@ Dhariwal: Improved DDPM, 2021, arXiv:2102.09672; Song, Meng, Ermon: DDIM, 2020, 
     (1)  x_t = alpha_t x + sigma_t eps,   eps ~ N(0, 1)               t = 0: the picture, t = 1: noise
     (2)  flow:  alpha_t = 1 - t,   sigma_t = t
          ddpm:  alpha_t = f(t) / f(0),   sigma_t^2 = 1 - alpha_t^2,   f(t) = cos((t + s) / (1 + s) pi / 2)
-    (3)  flow:  loss = E |v(x_t, t, y) - (eps - x)|^2,   logit t ~ N(m, 1)        so v is E[dx_t / dt | x_t]
+    (3)  flow:  loss = E |v(x_t, t, y) - (eps - x)|^2,   logit t ~ N(0, 1)        so v is E[dx_t / dt | x_t]
     (4)  ddpm:  loss = E |eps(x_t, t, y) - eps|^2,   t ~ U(0, 1)
     (5)  flow:  x_t follows dx / dt = v from t = 1 to 0, by Heun's rule
     (6)  ddpm:  x^ = (x_t - sigma_t eps) / alpha_t,   x_s = alpha_s x^ + (sigma_s^2 - c^2)^1/2 eps + c N(0, 1)
     (7)         c = eta sigma_s / sigma_t (1 - alpha_t^2 / alpha_s^2)^1/2         eta = 1: ancestral, eta = 0: DDIM
 
-An image and the one-hot of its mask are one taller picture, so pairs need nothing of their own.
+The times of a batch are spread evenly, as in Kingma et al.: Variational Diffusion Models, 2021, arXiv:2107.00630. An image and the one-hot
+of its mask are one taller picture, so pairs need nothing of their own.
 """
 
 from __future__ import annotations
@@ -41,15 +42,13 @@ Field = Callable[[Tensor, float], Tensor]  # what the net says of x_t [n, C, H, 
 @dataclass(frozen=True)
 class Diffusion(Neural, Unfolding):
     """A U-Net of `width` channels (a multiple of 8) and twice as many below, on `levels` maps, the widest at most `finest` a side; a
-    dense middle of `hidden`. `steps` to a sample; `noisy` is m of the times; `eta` of a ddpm's steps."""
+    dense middle of `hidden`. `steps` to a sample (a ddpm needs more), `eta` of those of a ddpm."""
 
     objective: Literal["flow", "ddpm"] = "flow"
     width: int = 32
     finest: int = 16
     levels: int = 2
     hidden: int = 512
-    dropout: float = 0.0
-    noisy: float = 0.0
     steps: int = 8
     eta: float = 1.0
     training: Training = Training(epochs=30, least_steps=1000, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
@@ -58,14 +57,14 @@ class Diffusion(Neural, Unfolding):
     def build(self, codec: ImageCodec) -> UNet:
         if self.width % GROUP:
             raise BadInput(f"image/diffusion.width is {self.width}; it takes a multiple of {GROUP}")
-        net = UNet(codec.shape, len(codec.shares), self.width, self.finest, self.levels, self.hidden, self.dropout)
+        net = UNet(codec.shape, len(codec.shares), self.width, self.finest, self.levels, self.hidden)
         net.register_buffer("shares", torch.from_numpy(codec.shares).float())
         return net
 
     def loss(self, net: UNet, rows: Rows, phase: str) -> Tensor:
         x, y = signed(rows[0]), rows[1]
-        eps, chance = torch.randn_like(x), torch.rand(len(x), device=x.device)
-        t = torch.sigmoid(self.noisy + torch.special.ndtri(chance.clamp(1e-6, 1 - 1e-6))) if self.objective == "flow" else chance
+        eps, rank = torch.randn_like(x), (torch.arange(len(x)) + torch.rand(len(x))) / len(x)
+        t = (torch.special.ndtri(rank.clamp(1e-4, 1 - 1e-4)).sigmoid() if self.objective == "flow" else rank).to(x.device)
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in PATHS[self.objective](t))
         wanted = eps - x if self.objective == "flow" else eps
         return F.mse_loss(net(alpha * x + sigma * eps, t, y), wanted)  # (1) (3) (4)
@@ -77,7 +76,7 @@ class Diffusion(Neural, Unfolding):
         kept = torch.linspace(self.steps, 0, count).round().long().flip(0).tolist()
         parts = []
         for y in labels.split(max(1, CELLS // math.prod(net.shape))):
-            way = [unsigned(x) for x in self.way(net, y, rng)]
+            way = {step: unsigned(x) for step, x in enumerate(self.way(net, y, rng)) if step in kept}
             parts.append(torch.stack([way[step] for step in kept]))
         return torch.cat(parts, dim=1)
 

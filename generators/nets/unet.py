@@ -21,16 +21,16 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class Block(nn.Module):
     """h + conv(conv(h)): [n, width, H, W] -> the same. The cue [n, cues] scales and shifts what is between. Begins as the identity."""
 
-    def __init__(self, width: int, cues: int, dropout: float):
+    def __init__(self, width: int, cues: int):
         super().__init__()
         self.before, self.between = nn.GroupNorm(width // GROUP, width), nn.GroupNorm(width // GROUP, width, affine=False)
         self.first, self.second = nn.Conv2d(width, width, 3, padding=1), zero(nn.Conv2d(width, width, 3, padding=1))
-        self.cue, self.drop = zero(nn.Linear(cues, 2 * width)), nn.Dropout(dropout)
+        self.cue = zero(nn.Linear(cues, 2 * width))
 
     def forward(self, h: Tensor, cue: Tensor) -> Tensor:
         scale, shift = self.cue(cue)[:, :, None, None].chunk(2, dim=1)
         inner = self.between(self.first(F.silu(self.before(h)))) * (1 + scale) + shift
-        return h + self.second(self.drop(F.silu(inner)))
+        return h + self.second(F.silu(inner))
 
 
 class Whole(nn.Module):
@@ -58,7 +58,7 @@ class UNet(nn.Module):
 
     waves: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], labels: int, width: int, finest: int, levels: int, hidden: int, dropout: float):
+    def __init__(self, shape: tuple[int, int, int], labels: int, width: int, finest: int, levels: int, hidden: int):
         super().__init__()
         self.shape = shape
         channels, *sides = shape
@@ -72,11 +72,11 @@ class UNet(nn.Module):
         self.clock = nn.Sequential(nn.Linear(2 * width, cues), nn.SiLU(), nn.Linear(cues, cues))
         self.label = nn.Embedding(labels, cues)
         self.enter, self.leave = nn.Conv2d(channels, width, patch, patch), zero(nn.ConvTranspose2d(width, channels, patch, patch))
-        self.down = nn.ModuleList(Block(w, cues, dropout) for w in widths)
+        self.down = nn.ModuleList(Block(w, cues) for w in widths)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in steps)
         self.middle = Whole(widths[-1], places, cues, hidden, width // 2)
         self.merge = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in widths)
-        self.up = nn.ModuleList(Block(w, cues, dropout) for w in widths)
+        self.up = nn.ModuleList(Block(w, cues) for w in widths)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in steps)
         self.norm = nn.GroupNorm(width // GROUP, width)
         for layer in self.modules():
