@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from generators.base import Descending, Labelled, Rows, Run
 from generators.codecs.image import ImageCodec
+from generators.nets.likelihood import grey, painted
 from generators.nets.mixture import Mixtures
 from generators.nets.mlp import MLP
-from generators.nets.likelihood import grey, painted
 from generators.train import Training
 
 BATCH = 1024  # images that pass through a net at once

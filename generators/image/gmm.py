@@ -57,7 +57,7 @@ class Axes(nn.Module):
         """log p(x|label), float64 [n], of x [n, D]."""
         z = self.turned(label, x)
         left, count = (x.double() - self.middle[label].double()).square().sum(1) - z.square().sum(1), x.shape[1] - z.shape[1]
-        haze = -0.5 * (left / self.rest[label] + count * (2 * math.pi * self.rest[label]).log())
+        haze = -0.5 * (left / self.rest[label] + count * (2 * math.pi * self.rest[label]).log()) if count else 0.0
         return self.density.log_prob(label, z) + haze  # (2)
 
     def soft(self, labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -73,8 +73,8 @@ class GMM(Labelled):
     """`axes` and at most `components` a label; `floor` on the variance along an axis, in mean variances."""
 
     axes: int = 60
-    components: int = 6
-    floor: float = 0.02
+    components: int = 20
+    floor: float = 0.01
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
     def build(self, codec: ImageCodec) -> Axes:

@@ -10,7 +10,7 @@ Restricted Boltzmann Machines, 2008; centred units: Melchior, Fischer, Wiskott: 
     (4)  p(h_i = 1) = sigmoid(2 a_i);   p(v_j = 1) = sigmoid(b + W h)_j;   p(y) = softmax(c + U h)
     (5)  P(y|v) = softmax_y(-F(v, y))
     (6)  loss = mean F(rows) - mean F(fantasies): fantasies are `k` rounds of (4) away from the rows (CD-k), or from the fantasies of the
-         step before (PCD-k)
+         step before (PCD-k); every second one keeps its label, so half of the slope is that of - log p(v, y), half that of - log p(v|y)
 
 A grey pixel is the chance to be white, and is drawn anew at every step. A draw climbs a ladder of temperatures from independent pixels to
 the model with its label held fast, stays there, and gives the chances of white in its last round. Annealed importance sampling climbs the
@@ -133,12 +133,13 @@ class RBM(Descending, Unfolding):
     def loss(self, net: Machine, rows: Rows, phase: str) -> Tensor:
         data = torch.bernoulli(rows[0].flatten(1).float() / 255), rows[1]
         with torch.no_grad():
-            fantasies = (net.v, net.y) if self.persistent else data
+            v, y = (net.v, net.y) if self.persistent else data
             for _ in range(self.k):
-                fantasies = net.gibbs(*fantasies, None)
+                v, label = net.gibbs(v, y, None)
+                y = label.where(torch.arange(len(y), device=y.device) % 2 == 0, y)
             if self.persistent and net.training:
-                net.v, net.y = fantasies
-        return net.free_energy(*data).mean() - net.free_energy(*fantasies).mean()  # (6)
+                net.v, net.y = v, y
+        return net.free_energy(*data).mean() - net.free_energy(v, y).mean()  # (6)
 
     def log_prob(self, net: Machine, rows: Rows, particles: int = 256, steps: int = 2000) -> Tensor:
         """log p(x, y) in nats, float [n], of encoded rows of black and white images; log Z estimated."""

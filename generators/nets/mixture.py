@@ -1,7 +1,6 @@
-"""Mixtures of Gaussians, one for each label: fitted by EM with full covariances, or learnt by descent with diagonal ones.
+"""A mixture of Gaussians with full covariances for each label, fitted by EM.
 
-Dempster, Laird, Rubin: Maximum Likelihood from Incomplete Data via the EM Algorithm, 1977; the mixture as a prior is that of Tomczak,
-Welling: VAE with a VampPrior, 2017, arXiv:1705.07120.
+Dempster, Laird, Rubin: Maximum Likelihood from Incomplete Data via the EM Algorithm, 1977.
 
     (1)  p(z|y) = sum_m w_ym N(z; mu_ym, S_ym)
 """
@@ -69,27 +68,6 @@ def estimated(rows: np.ndarray, components: int, floor: float, seed: int) -> Any
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near enough: later rounds move little
         return mixture.fit(rows)
-
-
-class Prior(nn.Module):
-    """A mixture (1) with diagonal S for each label, to be learnt by descent."""
-
-    def __init__(self, labels: int, modes: int, width: int):
-        super().__init__()
-        self.weights = nn.Parameter(torch.zeros(labels, modes))  # before their softmax
-        self.means = nn.Parameter(torch.randn(labels, modes, width))
-        self.scales = nn.Parameter(torch.zeros(labels, modes, width))  # logarithms
-
-    def log_prob(self, z: Tensor, labels: Tensor) -> Tensor:
-        """log p(z|y), float [n], of z [n, D] and labels int64 [n]."""
-        terms = normal(z[:, None], self.means[labels], self.scales[labels]).sum(2)
-        return torch.logsumexp(terms + self.weights.log_softmax(1)[labels], dim=1)  # (1)
-
-    def draw(self, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """One z a label, float [n, D]."""
-        mode = torch.multinomial(self.weights.softmax(1)[labels], 1, generator=rng).squeeze(1)
-        noise = torch.randn(len(labels), self.means.shape[2], generator=rng)
-        return self.means[labels, mode] + self.scales[labels, mode].exp() * noise
 
 
 def normal(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
