@@ -67,14 +67,14 @@ class Reader(nn.Module):
 
 @dataclass(frozen=True)
 class DCGAN(Neural, Labelled):
-    """Maps of `width` channels at half the size, twice as many at each halving; `noise`, `penalty` and `shift` as in image/gan."""
+    """Maps of `width` channels at half the size, twice as many at each halving; the other fields as in image/gan."""
 
     noise: int = 64
     width: int = 32
-    penalty: float = 0.1
+    penalty: float = 1.0
     shift: float = 0.05
     legible: float = 0.2
-    training: Training = Training(steps=4000, batch=64, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
+    training: Training = Training(epochs=50, least_steps=1000, batch=64, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 

@@ -42,15 +42,18 @@ class Maker(nn.Module):
 
 @dataclass(frozen=True)
 class GAN(Neural, Labelled):
-    """MLPs of `depth` layers of `hidden`; `noise` dimensions; `penalty` on the critic's gradients; images shift by a share of a side."""
+    """MLPs of `depth` layers of `hidden`; `noise` dimensions.
+
+    `penalty` is on the critic's slope, images move by up to `shift` of a side, and `legible` weighs that the critic reads the right label.
+    """
 
     noise: int = 64
-    hidden: int = 512
+    hidden: int = 256
     depth: int = 3
-    penalty: float = 0.1
+    penalty: float = 1.0
     shift: float = 0.05
     legible: float = 0.2
-    training: Training = Training(steps=4000, batch=128, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
+    training: Training = Training(epochs=64, least_steps=1000, batch=128, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
