@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from data.errors import BadInput
 from data.images import column
 from data.schema import Dataset, Schema
 from generators.image.pixelcnn import Stacks
 from generators.image.pixelrnn import Rows
-from generators.image.pixelwise import shifted
 from generators.nets.pixels import Grid, PixelNet
 from generators.registry import make
 
@@ -188,9 +188,10 @@ def test_it_learns_a_joint_of_known_entropy(kind):
     assert np.mean(right) > 0.9
 
 
-def test_shifted_images_are_moved_images():
-    torch.manual_seed(0)
-    x = torch.arange(5 * 6, dtype=torch.uint8).view(1, 1, 5, 6).expand(200, 2, -1, -1)
-    moved = shifted(x, 1)
-    assert {tuple(m.tolist()) for m in moved[:, 0, 2, 2:4]} == {(i * 6 + j, i * 6 + j + 1) for i in (1, 2, 3) for j in (1, 2, 3)}
-    assert torch.equal(moved[:, 0], moved[:, 1])
+@pytest.mark.parametrize(("key", "value"), [("levels", 1), ("levels", 257), ("patch", 0)])
+def test_what_cannot_be_built_is_refused(kind, key, value):
+    x = np.zeros((60, 1, 4, 4), dtype=np.uint8)
+    table = pa.table({"picture": column(x)})
+    data = Dataset.of(table, Schema.infer(table, kinds={"picture": "image"}))
+    with pytest.raises(BadInput, match=key):
+        make(f"image/{kind}", {key: value}).fit(data)

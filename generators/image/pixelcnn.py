@@ -103,7 +103,7 @@ class Cache(Walk):
 class PixelCNN(Pixelwise):
     """Gated PixelCNN."""
 
-    training: Training = Training(epochs=6, least_steps=600, batch=32, lr=2e-3, ema=0.995)
+    training: Training = Training(epochs=10, least_steps=600, batch=32, lr=2e-3, ema=0.995)
 
     def body(self, labels: int) -> Stacks:
         return Stacks(self.width, self.depth, labels, self.dropout)

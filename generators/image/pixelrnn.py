@@ -95,7 +95,7 @@ class PixelRNN(Pixelwise):
     """Row LSTM."""
 
     depth: int = 3
-    training: Training = Training(epochs=6, least_steps=600, batch=32, lr=2e-3, ema=0.995)
+    training: Training = Training(epochs=8, least_steps=600, batch=32, lr=2e-3, ema=0.995)
 
     def body(self, labels: int) -> Rows:
         return Rows(self.width, self.depth, labels, self.dropout)
