@@ -24,12 +24,20 @@ DISTANCES, SHARES = ("fid", "kid"), ("coverage", "density", "recall", "precision
 LOWER_IS_BETTER = {"rmse", "mae", "mse", "log_loss", "brier"}
 BOARD = {  # a leaderboard's figures of rows and of images: key, title, form
     "row": (("shape", "Shape error", "percent"), ("trend", "Trend error", "percent")),
-    "image": (("kid", "KID", "num"), ("coverage", "Coverage", "num"), ("near", "Near copies", "share")),
+    "image": (
+        ("kid", "KID", "num"),
+        ("coverage", "Coverage", "num"),
+        ("agreement", "Label agreement", "share"),
+        ("near", "Near copies", "share"),
+    ),
 }
 NAMES = {
     "cnn": "CNN",
     "unet": "U-Net",
     "mean_iou": "Mean IoU",
+    "mean_dice": "Mean Dice",
+    "learnt": "Learnt features",
+    "random": "Random features",
     "foreground_iou": "Foreground IoU",
     "near": "Near copies",
     "macro_f1": "Macro F1",
@@ -64,11 +72,12 @@ def render_leaderboard(board: Mapping[str, Any]) -> str:
 
     `board`: {"dataset", "target", "created", "headline": metric, "reproduce": command, "winner": generator name, "real": {"mean", "low",
     "high"}, "rows": [row, ...] in the order shown}; a row: {"generator", "role": "floor"|"ceiling"|absent, "seeds": how many, "tstr":
-    {"mean", "low", "high"}, "detector": {"train", "test"} areas, "shape" and "trend": per cent error, or of images "kid", "coverage" and
-    "near", "dcr": per cent, "copies": share, "fit_seconds" and "rows_per_second" of CPU time, "error": one sentence or null}.
+    {"mean", "low", "high"}, "detector": {"train", "test"} areas, "shape" and "trend": per cent error, or where "kind" is "image": "kid",
+    "coverage", "agreement" and "near", "dcr": per cent, "copies": share, "fit_seconds" and "rows_per_second" of CPU time, "error": one
+    sentence or null}.
     """
     told = clean(board)
-    noun = "image" if any(key in row for row in told.get("rows", []) for key, *_ in BOARD["image"]) else "row"
+    noun = "image" if any(row.get("kind") == "image" for row in told.get("rows", [])) else "row"
     return environment().get_template("report.html.j2").render(page="leaderboard", m=told, noun=noun, head=BOARD[noun])
 
 
@@ -80,7 +89,7 @@ def environment() -> Environment:
     )
     environment.filters.update(
         {f.__name__: f for f in (num, percent, share, whole, figure, interval, duration, words, when, place, span, number)}
-        | {f.__name__: f for f in (dots, panels, columns, pairs, spaces, bars, histogram, heat, curve)}
+        | {f.__name__: f for f in (dots, panels, columns, pairs, spaces, classes, bars, histogram, heat, curve)}
     )
     environment.globals.update(LOWER_IS_BETTER=LOWER_IS_BETTER, PLOTTED_COLUMNS=PLOTTED_COLUMNS, PLOTTED_PAIRS=PLOTTED_PAIRS)
     return environment
@@ -173,7 +182,8 @@ def duration(seconds: Any) -> str:
 def words(name: Any) -> str:
     """gradient_boosting -> Gradient boosting; the common scores under the names people write."""
     text = str(name).replace("_", " ").strip()
-    return NAMES.get(str(name), text[:1].upper() + text[1:])
+    text = f"IoU of {text[4:]}" if text.startswith("iou ") else text[:1].upper() + text[1:]
+    return NAMES.get(str(name), text)
 
 
 def when(value: Any) -> str:
@@ -296,6 +306,12 @@ def spaces(fidelity: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         found.append({"name": name, "bars": lines, "distances": [(words(k), *figures[k]) for k in DISTANCES]})
     return found
+
+
+def classes(fidelity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The shares of the labels, or of the classes of masks, as bars."""
+    found = fidelity.get("classes", {})
+    return bars({"labels": found.get("values", []), **{side: found.get(side, []) for side in ("real", "synthetic")}})
 
 
 def bars(plot: Mapping[str, Any]) -> list[dict[str, Any]]:

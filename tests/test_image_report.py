@@ -27,7 +27,7 @@ from evaluators import inspect as inspecting
 from evaluators import pictures as drawing
 from evaluators.inspect import closest, compared, inspect, ladder
 from evaluators.pictures import contact, inked, pictures, shrunk, strip, tiles
-from evaluators.report import render, render_leaderboard
+from evaluators.report import render, render_leaderboard, words
 from flows import stages
 from flows.job import Job
 from flows.publishing import Asked, resample, synthesize
@@ -90,6 +90,7 @@ def fidelity() -> dict[str, Any]:
         "spaces": {"classifier": one, HOSTILE[0]: one},
         "label_agreement": {"synthetic": 0.9412, "real": 0.9876},
         "detector": {k: {"auc": 0.7, "low": 0.6, "high": 0.8} for k in ("train", "test", "real")},
+        "classes": {"column": "label", "values": [HOSTILE[0], "7"], "synthetic": [0.25, 0.75], "real": [0.375, 0.625]},
         "rows_used": {"train": 1234, "synthetic": 1234},
     }
 
@@ -140,10 +141,25 @@ def test_a_page_of_images_is_small_nests_and_loads_nothing(tmp_path: Path) -> No
 def test_the_figures_of_images_are_on_the_page() -> None:
     made = digits(60)
     text = " ".join(Page(render(told(made.schema), contact(made.schema, [made]))).text.split())
-    for figure in ("94.1 %", "98.8 %", "0.44 %", "FID 0.250, real against real 0.500", "KID", "Coverage", "1,234 train", "Near copies"):
+    for figure in (
+        "94.1 %",
+        "98.8 %",
+        "0.44 %",
+        "FID 0.250, real against real 0.500",
+        "KID",
+        "Coverage",
+        "1,234 train",
+        "Near copies",
+        "75.0 %",
+    ):
         assert figure in text, figure
     assert "Column shapes" not in text
     assert "real row" not in text
+    segmented = told(made.schema) | {"schema": {**made.schema.to_json(), "task": "segmentation"}}
+    text = " ".join(Page(render(segmented, contact(made.schema, [made]))).text.split())
+    assert "a mean IoU of 0.941" in text
+    assert "Mask agreement" in text
+    assert [words(name) for name in ("iou_2", "mean_iou", "learnt", "cnn")] == ["IoU of 2", "Mean IoU", "Learnt features", "CNN"]
 
 
 def test_any_part_of_images_may_be_missing_and_no_section_goes() -> None:
@@ -172,9 +188,9 @@ def test_any_part_of_images_may_be_missing_and_no_section_goes() -> None:
 
 
 def test_the_leaderboard_of_images_has_their_figures() -> None:
-    row = {"generator": "image/gmm", "seeds": 2, "kid": 0.00321, "coverage": 0.81, "near": 0.0123, "dcr": 50.0}
+    row = {"kind": "image", "generator": "image/gmm", "seeds": 2, "kid": 0.00321, "coverage": 0.81, "agreement": 0.972, "near": 0.0123}
     text = " ".join(Page(render_leaderboard({"rows": [row, {"generator": "image/vae", "error": "It failed."}]})).text.split())
-    for figure in ("KID", "0.003", "0.810", "1.2 %", "It failed."):
+    for figure in ("KID", "0.003", "0.810", "97.2 %", "1.2 %", "It failed."):
         assert figure in text, figure
     assert "Shape error" not in text.split("Glossary")[0]
 
