@@ -97,9 +97,10 @@ class GAN(Descending):
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         trained: Any = self.descend(net, rows, run).cpu()
         rng = torch.Generator().manual_seed(run.seed)
-        biases = list(trained.maker.leave.bias[trained.scores :].split(trained.sizes)) if trained.sizes else []
-        for _ in range(PASSES):
-            calibrate(biases, rows[1], lambda part: made(trained, len(part), rng))
+        if trained.sizes:
+            biases = list(trained.maker.leave.bias[trained.scores :].split(trained.sizes))
+            for _ in range(PASSES):
+                calibrate(biases, rows[1], lambda part: made(trained, len(part), rng))  # (6)
         with torch.no_grad():
             scores = torch.cat([trained.make(trained.conditions(ROWS, rng), rng)[0] for _ in range(8)])
             trained.levels.copy_(scores.quantile(torch.linspace(0, 1, LEVELS), dim=0).T)  # (6)
@@ -126,7 +127,7 @@ class GAN(Descending):
 
 def made(net: Pair, n: int, rng: torch.Generator) -> list[Tensor]:
     """Logits [n, V_k] of every category in n made rows."""
-    return list(net.make(net.conditions(n, rng), rng)[1].split(net.sizes, dim=1)) if net.sizes else []
+    return list(net.make(net.conditions(n, rng), rng)[1].split(net.sizes, dim=1))
 
 
 def balanced(net: Pair, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
