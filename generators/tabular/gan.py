@@ -101,9 +101,10 @@ class GAN(Descending):
             biases = list(trained.maker.leave.bias[trained.scores :].split(trained.sizes))
             for _ in range(PASSES):
                 calibrate(biases, rows[1], lambda part: made(trained, len(part), rng))  # (6)
-        with torch.no_grad():
-            scores = torch.cat([trained.make(trained.conditions(ROWS, rng), rng)[0] for _ in range(8)])
-            trained.levels.copy_(scores.quantile(torch.linspace(0, 1, LEVELS), dim=0).T)  # (6)
+        if trained.scores:
+            with torch.no_grad():
+                scores = torch.cat([trained.make(trained.conditions(ROWS, rng), rng)[0] for _ in range(8)])
+                trained.levels.copy_(scores.quantile(torch.linspace(0, 1, LEVELS), dim=0).T)  # (6)
         return trained
 
     def loss(self, net: Pair, rows: Rows, phase: str) -> Tensor:
