@@ -8,6 +8,7 @@ in place of synthetic ones: no honest sample does better than that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -160,12 +161,18 @@ def detector(a: Dataset, b: Dataset, seed: int, rows: int) -> dict[str, float | 
     if n < 2 * FOLDS:
         return {"auc": None, "low": None, "high": None}
     (x_a, x_b), categorical = features([capped(a, n, rng), capped(b, n, rng)])
+    return told_apart(x_a, x_b, rng, lambda x, y, held: boosted(x, y, held, categorical, 2, seed, TREES))
+
+
+def told_apart(x_a: np.ndarray, x_b: np.ndarray, rng: np.random.Generator, learner: Callable[..., np.ndarray]) -> dict[str, float | None]:
+    """The area of any learner (x, y, x_held -> chances [held, 2]) that tells float64 [n, d] from [n, d], n at least 2 * `FOLDS`."""
+    n = len(x_a)
     x, y = np.concatenate([x_a, x_b]), np.repeat([0, 1], n)
     fold = np.concatenate([rng.permutation(n) % FOLDS, rng.permutation(n) % FOLDS])
 
     def area(k: int) -> tuple[float, float]:
         held = fold == k
-        score = boosted(x[~held], y[~held], x[held], categorical, 2, seed, TREES)[:, 1]
+        score = learner(x[~held], y[~held], x[held])[:, 1]
         return area_and_variance(y[held] == 1, score)
 
     areas, variances = zip(*side_by_side(area, range(FOLDS)), strict=True)

@@ -14,12 +14,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The limits. Shape, trend and copies are allowances beyond what real held-out rows score on the same table."""
+    """The limits. Shape, trend, copies and near are allowances beyond what real held-out rows score on the same table.
+
+    For images dcr and membership are also taken beyond what real training images score, where that is above a blind guess.
+    """
 
     utility: float = 0.7  # least share of the real signal kept, for the low end of its interval
     detector: float = 0.95  # most area under the curve of the detector against held-out rows
     shape: float = 10.0  # most percent of error of the columns beyond the real reference
     trend: float = 15.0  # most percent of error of the pairs beyond the real reference
+    coverage: float = 0.2  # least share of held-out images with a synthetic one in their neighbourhood
+    near: float = 0.02  # most share of images nearer to train than all but 1 % of held-out images, beyond the real reference
     copies: float = 0.01  # most share of copied rows beyond the real reference
     dcr: float = 52.0  # most percent of rows nearer to train than to held-out rows, for the low end of its interval
     membership: float = 0.53  # most area of membership inference, for the low end of its interval
@@ -31,6 +36,9 @@ WHY = {
     "detector": "A detector that sees whole rows should be wrong about some of them; at 1 it tells every synthetic row from a real one.",
     "shape": "Each column on its own must be distributed like the real one; this is the average percent of error.",
     "trend": "Columns must hang together in pairs as the real ones do; this is the average percent of error.",
+    "coverage": "Synthetic images must show what real ones do, not a few kinds of them; this is the share of held-out real images that "
+    "have a synthetic one in their neighbourhood.",
+    "near": "Synthetic images must not lie nearer to a training image than real images do that were never learnt from.",
     "copies": "Synthetic rows that equal a real training row give that row away, unless real rows repeat each other as often.",
     "dcr": "Synthetic rows must not lie nearer to the rows they were learnt from than to rows never seen; 50 percent is ideal.",
     "membership": "Nobody should be able to guess from the synthetic rows who was in the training data; 0.5 is a blind guess.",
@@ -47,16 +55,7 @@ def check(scores: Mapping[str, Any], thresholds: Thresholds | None = None, *, pu
     """
     t = thresholds or Thresholds()
     utility = at(scores, "utility") or {}
-    gates = [
-        gate("detector", at(scores, "fidelity", "detector", "test", "auc"), t.detector),
-        gate("shape", at(scores, "fidelity", "shape", "synthetic"), beyond(at(scores, "fidelity", "shape", "real"), t.shape)),
-        gate("trend", at(scores, "fidelity", "trend", "synthetic"), beyond(at(scores, "fidelity", "trend", "real"), t.trend)),
-        gate("copies", at(scores, "privacy", "copies", "synthetic"), beyond(at(scores, "privacy", "copies", "real_high"), t.copies)),
-        gate("dcr", at(scores, "privacy", "dcr", "low"), t.dcr),
-        gate("membership", at(scores, "privacy", "membership", "low"), t.membership),
-    ]
-    if at(scores, "fidelity", "pairs") == [] and at(scores, "fidelity", "shape", "synthetic") is not None:
-        gates = [g for g in gates if g["name"] != "trend"]  # a single column, or constants only: there is no pair to judge
+    gates = OWN.get(at(scores, "fidelity", "kind"), tables)(scores, t)
     if utility.get("task") != "density":
         kept = gate("utility", at(utility, "ratio", "low"), t.utility, least=True)
         reason = at(utility, "ratio", "why") or utility.get("why")
@@ -67,6 +66,41 @@ def check(scores: Mapping[str, Any], thresholds: Thresholds | None = None, *, pu
     gates.append({"name": "quality", "value": passed, "limit": True, "passed": passed, "why": WHY["quality"] + what})
     reason = "" if publishable else f" {why_not or 'This generator is one of them.'}"
     return [*gates, {"name": "publishable", "value": publishable, "limit": True, "passed": publishable, "why": WHY["publishable"] + reason}]
+
+
+def tables(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
+    """The gates of fidelity and privacy for tables."""
+    gates = [
+        gate("detector", at(scores, "fidelity", "detector", "test", "auc"), t.detector),
+        gate("shape", at(scores, "fidelity", "shape", "synthetic"), beyond(at(scores, "fidelity", "shape", "real"), t.shape)),
+        gate("trend", at(scores, "fidelity", "trend", "synthetic"), beyond(at(scores, "fidelity", "trend", "real"), t.trend)),
+        copied(scores, t),
+        gate("dcr", at(scores, "privacy", "dcr", "low"), t.dcr),
+        gate("membership", at(scores, "privacy", "membership", "low"), t.membership),
+    ]
+    if at(scores, "fidelity", "pairs") == [] and at(scores, "fidelity", "shape", "synthetic") is not None:
+        return [g for g in gates if g["name"] != "trend"]  # a single column, or constants only: there is no pair to judge
+    return gates
+
+
+def images(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
+    """The gates of fidelity and privacy for images, whose test images may come from elsewhere than the training images."""
+    dcr, membership = (at(scores, "privacy", name, "real") for name in ("dcr", "membership"))
+    return [
+        gate("coverage", at(scores, "fidelity", "spaces", "learnt", "coverage", "synthetic"), t.coverage, least=True),
+        gate("near", at(scores, "privacy", "near", "synthetic"), beyond(at(scores, "privacy", "near", "real"), t.near)),
+        copied(scores, t),
+        gate("dcr", at(scores, "privacy", "dcr", "low"), beyond(least(dcr, 50.0), t.dcr - 50)),
+        gate("membership", at(scores, "privacy", "membership", "low"), beyond(least(membership, 0.5), t.membership - 0.5)),
+    ]
+
+
+OWN = {"image": images}  # by the kind that fidelity says; without one it is a table's
+
+
+def copied(scores: Mapping[str, Any], t: Thresholds) -> dict[str, Any]:
+    """The gate of copies."""
+    return gate("copies", at(scores, "privacy", "copies", "synthetic"), beyond(at(scores, "privacy", "copies", "real_high"), t.copies))
 
 
 def gate(name: str, value: Any, limit: float | None, *, least: bool = False) -> dict[str, Any]:
@@ -83,6 +117,11 @@ def gate(name: str, value: Any, limit: float | None, *, least: bool = False) -> 
 def beyond(reference: Any, allowance: float) -> float | None:
     """The reference plus what is allowed beyond it; None when there is no reference."""
     return round(reference + allowance, 6) if is_number(reference) else None
+
+
+def least(reference: Any, guess: float) -> float | None:
+    """The reference, but no less than a blind guess scores; None when there is none."""
+    return max(reference, guess) if is_number(reference) else None
 
 
 def is_number(value: Any) -> bool:

@@ -1,25 +1,36 @@
 """What a synthetic table gives away about the rows it was learnt from.
 
-Copies are rows equal to a training row in every column that is no id. The other checks measure a distance between rows: numbers by
-their rank among the training values (0 to 1), categories and null marks 0 or 1, squared and summed. Each figure comes with the one
-that real rows give in place of synthetic ones, because some tables repeat themselves without anybody copying.
+Copies are rows equal to a training row in every column that is no id; images are equal when their pixels are. The other checks measure
+a distance between rows: numbers by their rank among the training values (0 to 1), categories and null marks 0 or 1, squared and summed.
+Between images it is the mean squared difference of their pixels (0 to 1), both shrunk to at most `SIDE` x `SIDE`: what a faint noise hides
+from the eye it does not hide from that. Each figure comes with the one that real rows give in place of synthetic ones, because some
+tables repeat themselves without anybody copying.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
 
-from data.schema import Column, Dataset
+from data.images import decoded, encoded
+from data.schema import Column, Dataset, Modality, Schema
 from evaluators.fidelity import area_and_variance, with_interval
+from evaluators.image import column_of, pictures
 from evaluators.protocol import capped
 from evaluators.tabular import LEVELS, codes, measured
 
 QUERIES = 5_000  # rows whose nearest neighbour is looked for, in each check
 REFERENCES = 20_000  # rows among which it is looked for
+SIDE = 16  # of the images that distances are measured between, at most
+DECODED = 500  # images decoded at a time
+BINS = 40
 CHUNK = 64  # queries at a time: CHUNK x REFERENCES distances are in memory
 
 
@@ -33,6 +44,9 @@ def privacy(
     dcr         percent of synthetic rows nearer to a random part of train than to test, both of one size, ties half: 50 is best
     membership  area under the curve of guessing from the distance to the nearest synthetic row whether a real row was trained on:
                 0.5 is best; "real": the same with one half of train in place of the synthetic rows and the other half queried
+
+    distances   of images: histogram of root mean squared distances to the nearest training image, {"edges", "synthetic", "real": shares},
+                and "median_ratio", the synthetic median by that of test images
 
     Distances are between at most `queries` rows and at most `references` rows, stated in "rows_used"; copies use every row. A check
     that cannot be made (a side without rows, no column with a distance) is None.
@@ -52,13 +66,16 @@ def privacy(
         "other_half": outside,
     }
     rows["test"] = capped(rows["test"], len(rows["part"]), rng)
-    if not min(map(len, rows.values())) or not measured(schema):
+    if not min(map(len, rows.values())) or not (measured(schema) or column_of(schema, "image")):
         return result | {"near": None, "dcr": None, "membership": None, "rows_used": {name: len(data) for name, data in rows.items()}}
-    at = dict(zip(rows, points(train, list(rows.values())), strict=True))
+    at = dict(zip(rows, PLACES[schema.modality](train, list(rows.values())), strict=True))
     asked = {name: some.take(queries, rng) for name, some in at.items()}
+    from_test, from_made = (nearest(asked[name], at["train"])[0] for name in ("test", "synthetic"))
+    if schema.modality == "image":
+        result |= {"distances": distances(from_test, from_made)}
     return result | {
-        "near": near(asked, at),
-        "dcr": closest_record(asked["synthetic"], at["part"], at["test"]),
+        "near": near(from_test, from_made),
+        "dcr": closest_record(asked["synthetic"], at["part"], at["test"]) | {"real": reference(schema, at, rng)},
         "membership": membership(asked, at),
         "rows_used": {"queries": queries, **{name: len(data) for name, data in rows.items()}},
     }
@@ -81,17 +98,23 @@ def row_keys(columns: list[Column], datasets: list[Dataset]) -> list[np.ndarray]
     keys = np.zeros(ends[-1], dtype=np.uint64)
     for column in columns:
         arrays = [data.table[column.name].combine_chunks() for data in datasets]
-        if pa.types.is_struct(arrays[0].type):  # an image is its bytes
-            arrays = [pc.struct_field(array, "bytes") for array in arrays]
+        if column.kind in ("image", "mask"):
+            arrays = [pa.array([seen(cell, row) for row, cell in enumerate(encoded(array))], pa.binary()) for array in arrays]
         chunks = [part for array in arrays for part in (array.chunks if isinstance(array, pa.ChunkedArray) else [array])]
         values = pa.chunked_array(chunks)
         if pa.types.is_floating(values.type):
             values = pc.add(values, 0.0)  # -0 is 0
-        encoded = pc.dictionary_encode(values, null_encoding="encode").combine_chunks()
-        encoded = pa.concat_arrays(encoded.chunks) if isinstance(encoded, pa.ChunkedArray) else encoded
-        code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.uint64)
+        coded = pc.dictionary_encode(values, null_encoding="encode").combine_chunks()
+        coded = pa.concat_arrays(coded.chunks) if isinstance(coded, pa.ChunkedArray) else coded
+        code = coded.indices.to_numpy(zero_copy_only=False).astype(np.uint64)
         keys = mixed(keys * np.uint64(0x9E3779B97F4A7C15) + code + np.uint64(1))
     return np.split(keys, ends[:-1])
+
+
+def seen(cell: bytes, row: int) -> bytes:
+    """The digest of an image's pixels: two files may hold one image."""
+    picture = decoded(cell, row)
+    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
 
 
 def mixed(keys: np.ndarray) -> np.ndarray:
@@ -138,6 +161,22 @@ def points(train: Dataset, datasets: list[Dataset]) -> list[Points]:
     return [Points(np.hstack(a), np.asfortranarray(np.hstack(b))) for a, b in zip(ranks, marks, strict=True)]
 
 
+def shrunk(train: Dataset, datasets: list[Dataset]) -> list[Points]:
+    """Every dataset's images as `ranks` [n, C * side * side], such that a squared distance is the mean squared difference of pixels."""
+    return [Points(np.concatenate(list(thumbnails(data))), np.zeros((len(data), 0), dtype=np.uint8)) for data in datasets]
+
+
+def thumbnails(data: Dataset) -> Iterator[np.ndarray]:
+    """float64 [b, C * side * side] of the images, `DECODED` at a time."""
+    for start in range(0, len(data), DECODED):
+        x = torch.from_numpy(pictures(data.take(np.arange(start, min(start + DECODED, len(data))))))
+        small = F.adaptive_avg_pool2d(x.double() / 255, (min(SIDE, x.shape[2]), min(SIDE, x.shape[3]))).flatten(1)
+        yield (small / small.shape[1] ** 0.5).numpy()
+
+
+PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {"tabular": points, "image": shrunk}
+
+
 def nearest(queries: Points, among: Points) -> tuple[np.ndarray, np.ndarray]:
     """(squared distance float64 [q], position int [q]) of each query's nearest point."""
     distance, position = np.empty(len(queries.ranks)), np.empty(len(queries.ranks), dtype=np.int64)
@@ -158,11 +197,23 @@ def nearest(queries: Points, among: Points) -> tuple[np.ndarray, np.ndarray]:
     return distance, position
 
 
-def near(asked: dict[str, Points], at: dict[str, Points]) -> dict[str, float]:
+def near(from_test: np.ndarray, from_made: np.ndarray) -> dict[str, float]:
     """Shares of synthetic and of test rows nearer to a training row than the nearest 1 % of test rows."""
-    from_test, from_made = (nearest(asked[name], at["train"])[0] for name in ("test", "synthetic"))
     limit = np.quantile(from_test, 0.01)
     return {"synthetic": round(float((from_made < limit).mean()), 5), "real": round(float((from_test < limit).mean()), 5)}
+
+
+def distances(from_test: np.ndarray, from_made: np.ndarray) -> dict[str, Any]:
+    """The histogram of the roots of squared distances, shares of each side, and the ratio of the medians."""
+    real, made = np.sqrt(from_test), np.sqrt(from_made)
+    edges = np.linspace(0, max(real.max(), made.max(), 1e-6) * 1.02, BINS + 1)
+    middle = float(np.median(real))
+    return {
+        "edges": edges.round(5).tolist(),
+        "synthetic": (np.histogram(made, edges)[0] / len(made)).round(5).tolist(),
+        "real": (np.histogram(real, edges)[0] / len(real)).round(5).tolist(),
+        "median_ratio": round(float(np.median(made)) / middle, 4) if middle else None,
+    }
 
 
 def closest_record(asked: Points, part: Points, test: Points) -> dict[str, float]:
@@ -176,7 +227,18 @@ def closest_record(asked: Points, part: Points, test: Points) -> dict[str, float
     owner = np.where(to_part <= to_test, a, len(part.ranks) + b)
     deviation = np.sqrt((np.bincount(owner, nearer - share) ** 2).sum()) / len(nearer)
     low, high = np.clip([share - 1.96 * deviation, share + 1.96 * deviation], 0, 1)
-    return {"share": round(100 * float(share), 2), "low": round(100 * float(low), 2), "high": round(100 * float(high), 2), "real": 50.0}
+    return {"share": round(100 * float(share), 2), "low": round(100 * float(low), 2), "high": round(100 * float(high), 2)}
+
+
+def reference(schema: Schema, at: dict[str, Points], rng: np.random.Generator) -> float:
+    """The percent of one half of train nearer to the other half than to test. Rows of a table are split at random, so it is 50.
+
+    Images often come with test images of another origin, and all that resembles train is then nearer to it.
+    """
+    if schema.modality == "tabular":
+        return 50.0
+    n = min(len(at["other_half"].ranks), len(at["test"].ranks))
+    return closest_record(at["half"].take(QUERIES, rng), at["other_half"].take(n, rng), at["test"].take(n, rng))["share"]
 
 
 def membership(asked: dict[str, Points], at: dict[str, Points]) -> dict[str, float | None]:

@@ -10,51 +10,74 @@ Six training sets, all scored on the same real test rows:
     augmented_cheat  real and redrawn rows together: twice the rows and no new information, the control for `augmented`
 
 Error bars are 95 % intervals: the test rows are redrawn, the same redraws for every training set, and the spread over independent
-synthetic samples is added. Any judge that returns scores as functions of row weights works, whatever the columns hold.
+synthetic samples is added. Any judge that returns scores as functions of row weights works, whatever the columns hold. Judges of
+images cost most, so a judgement of images makes fewer of them learn (`EFFORT`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.schema import Dataset, Split
-from evaluators.tabular import JUDGES, Judge, side_by_side
+from data.schema import Dataset, Modality, Split, Task
+from evaluators import image, tabular
+from evaluators.tabular import Judge, side_by_side
 
 DRAWS = 200  # redraws of the test rows behind an interval
-ROWS = 20_000  # rows that a judge learns on or is scored on, unless told otherwise
+SCORED = 20_000  # rows that a judge is scored on, unless told otherwise
 NO_SKILL = {"roc_auc": 0.5, "r2": 0.0}  # what a headline is worth when nothing was learnt; for other headlines: the floor's score
-FLOORS = 3  # shuffles behind the floor: what one of them happens to teach is chance
 LEAST_SIGNAL = 0.02  # below this distance from no skill there is nothing to keep, and a ratio says nothing
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much is judged: samples of the model behind an error bar, rows of each, shuffles behind the floor (one may teach by chance)."""
+
+    samples: int
+    rows: int
+    floors: int
+
+
+EFFORT: Mapping[Modality, Effort] = {"tabular": Effort(3, 20_000, 3), "image": Effort(2, 5_000, 1)}
+JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
+    ("tabular", "classification"): tabular.JUDGES,
+    ("tabular", "regression"): tabular.JUDGES,
+    ("image", "classification"): {"cnn": image.cnn},
+    ("image", "segmentation"): {"unet": image.unet},
+}
+
+
 def utility(
-    split: Split, synthetic: list[Dataset], *, seed: int = 0, judges: Mapping[str, Judge] | None = None, rows: int | None = ROWS
+    split: Split, synthetic: list[Dataset], *, seed: int = 0, judges: Mapping[str, Judge] | None = None, rows: int | None = None
 ) -> dict[str, Any]:
     """Scores of every judge on every training set, and the share of the real signal that the synthetic rows keep.
 
-    `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on. The shape is
+    `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on (by default as `EFFORT`
+    and `SCORED` say); without `judges` they are those in `JUDGES` for the kind of data and the task. The shape is
     {"task", "headline", "test_rows", "train_rows", "synthetic_rows", "samples", "judges": {judge: {training set: {metric: {"mean",
-    "low", "high"}}}}, "ratio": {"value", "low", "high", "judge"}}. `ratio` is (synthetic - no skill) / (real - no skill) of the
-    headline for the judge that is best on real rows. Without a target, or without a judge for the task: {"task", "why"}.
+    "low", "high"}}}}, "ratio": {"value", "low", "high", "judge", "plain"}}. `ratio` is (synthetic - no skill) / (real - no skill) of the
+    headline for the judge that is best on real rows; "plain" is synthetic / real as it is. Without a target, or without a judge for
+    the task: {"task", "why"}.
     """
     schema = split.train.schema
     if schema.target is None:
         return {"task": schema.task, "why": "no target column: there is nothing to predict"}
+    judges = judges or JUDGES.get((schema.modality, schema.task))
     if judges is None:
-        if schema.task not in ("classification", "regression"):
-            return {"task": schema.task, "why": f"no judge is given for {schema.task}"}
-        judges = JUDGES
+        return {"task": schema.task, "why": f"no judge is given for {schema.task}"}
+    effort = EFFORT[schema.modality]
     rng = np.random.default_rng([seed, 0x0711])
-    train, test = (capped(answered(data, split.train), rows, rng) for data in split)
+    most = (rows or effort.rows, rows or SCORED)
+    train, test = (capped(answered(data, split.train), n, rng) for data, n in zip(split, most, strict=True))
     samples = [capped(answered(data, split.train), len(train), rng) for data in synthetic]
     if not len(train) or not len(test) or not samples:
         return {"task": schema.task, "why": "no real training row, test row or synthetic sample to judge"}
-    sets = training_sets(train, samples, rng)
+    sets = training_sets(train, samples, effort.floors, rng)
     weights = redraws(len(test), rng)
     luck = rng.random((DRAWS, max(map(len, sets.values()))))
     fits = [(name, kind, data) for name in judges for kind, datasets in sets.items() for data in datasets]
@@ -78,17 +101,17 @@ def utility(
     }
 
 
-def training_sets(train: Dataset, samples: list[Dataset], rng: np.random.Generator) -> dict[str, list[Dataset]]:
+def training_sets(train: Dataset, samples: list[Dataset], floors: int, rng: np.random.Generator) -> dict[str, list[Dataset]]:
     """The six training sets; those that hold synthetic rows once for each sample."""
     n = len(train)
     names = train.schema.names
-    floors = [pa.table({name: train.table[name].take(pa.array(rng.permutation(n))) for name in names}) for _ in range(FLOORS)]
+    shuffled = [pa.table({name: train.table[name].take(pa.array(rng.permutation(n))) for name in names}) for _ in range(floors)]
     cheat = train.take(rng.integers(n, size=n))
     return {
         "real": [train],
         "synthetic": samples,
         "augmented": [joined(train, sample) for sample in samples],
-        "floor": [Dataset(train.schema, table) for table in floors],
+        "floor": [Dataset(train.schema, table) for table in shuffled],
         "cheat": [cheat],
         "augmented_cheat": [joined(train, cheat)],
     }
@@ -97,7 +120,7 @@ def training_sets(train: Dataset, samples: list[Dataset], rng: np.random.Generat
 def answered(data: Dataset, like: Dataset) -> Dataset:
     """The rows whose target is known, in the types of `like`'s schema."""
     data = Dataset.of(data.table, like.schema)
-    return data.take(pc.invert(pc.is_null(data.y, nan_is_null=True)).to_numpy().astype(bool))
+    return data.take(pc.invert(pc.is_null(data.y, nan_is_null=pa.types.is_floating(data.y.type))).to_numpy().astype(bool))
 
 
 def capped(data: Dataset, rows: int | None, rng: np.random.Generator) -> Dataset:
@@ -155,4 +178,5 @@ def ratio(drawn: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], headline:
         why = f"even the real rows do not let the target be predicted: {headline} is no better than without skill"
         return {"value": None, "low": None, "high": None, "judge": best, "why": why}
     spread = interval(synthetic / np.maximum(real, LEAST_SIGNAL))
-    return {"value": spread["mean"], "low": spread["low"], "high": spread["high"], "judge": best}
+    plain = interval(kinds["synthetic"][headline] / kinds["real"][headline])
+    return {"value": spread["mean"], "low": spread["low"], "high": spread["high"], "judge": best, "plain": plain}

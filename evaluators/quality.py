@@ -1,7 +1,8 @@
 """Do the files as written hold what the schema promises? A Great Expectations suite made from the schema alone.
 
 The suite holds nothing of a single row: ranges are the schema's, rounded outwards, and categories are those that the schema
-publishes. Files are read again from disk, one part of `CHUNK` rows at a time, so that memory does not grow with the release.
+publishes. Files are read again from disk, one part of `CHUNK` rows at a time, so that memory does not grow with the release. Every image
+is decoded, one at a time.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.constraints import Rules, row_keys, words
+from data.errors import BadInput
+from data.images import decoded, encoded, measures
 from data.schema import Column, Schema
 
 CHUNK = 200_000
+IMAGES = 5_000  # the same where rows hold images
 
 
 def suite(schema: Schema) -> dict[str, Any]:
@@ -32,8 +36,8 @@ def suite(schema: Schema) -> dict[str, Any]:
 def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
     """Run the suite on parquet files: {"passed", "expectations", "failed": [{"expectation", "column", "what"}], "files", "rows"}.
 
-    What cannot be read or computed fails. Besides the suite: stored types, at least one row, ids unique across all files, and the
-    schema's constraints.
+    What cannot be read or computed fails. Besides the suite: stored types, at least one row, ids unique across all files, the schema's
+    constraints, and that images can be decoded, have the schema's size and, where they are masks, hold no other values than its classes.
     """
     failed: dict[tuple[str, str | None], str] = {}
     column: str | None
@@ -47,10 +51,12 @@ def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
             file = pq.ParquetFile(path)
             for column, what in wrong_types(schema, file.schema_arrow):
                 failed.setdefault(("stored_type", column), f"{where}: {what}")
-            for part in file.iter_batches(CHUNK):
+            for part in file.iter_batches(IMAGES if schema.modality == "image" else CHUNK):
                 table = pa.Table.from_batches([part])
                 rows += len(table)
                 for expectation, column, what in run(batches, made, frame(schema, table)):
+                    failed.setdefault((expectation, column), f"{where}: {what}")
+                for expectation, column, what in spoilt(schema, table):
                     failed.setdefault((expectation, column), f"{where}: {what}")
                 for what in against(rules, table):
                     failed.setdefault((f"constraint {what}", None), f"{where}: it does not hold")
@@ -70,7 +76,8 @@ def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
     if not rows:
         failed.setdefault(("row_count", None), "there is no row")
     listed = [{"expectation": e, "column": column, "what": what} for (e, column), what in failed.items()]
-    count = len(made) + len(schema.columns) + len(ids) + len(schema.constraints) + 2
+    pictures = sum(c.kind in ("image", "mask") for c in schema.columns)
+    count = len(made) + len(schema.columns) + len(ids) + pictures + len(schema.constraints) + 2
     return {"passed": not listed, "expectations": count, "failed": listed, "files": len(files), "rows": rows}
 
 
@@ -118,6 +125,31 @@ def wrong_types(schema: Schema, stored: pa.Schema) -> Iterator[tuple[str, str]]:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if kind != column.arrow:
             yield column.name, f"stored as {kind}, not as {column.type}"
+
+
+def spoilt(schema: Schema, table: pa.Table) -> Iterator[tuple[str, str, str]]:
+    """The columns of images with a cell that is not what the schema says: type of expectation, column, sentence."""
+    for column in schema.columns:
+        if column.kind not in ("image", "mask") or column.name not in table.column_names:
+            continue
+        if table[column.name].type != column.arrow:
+            continue  # `wrong_types` says so
+        known = np.isin(np.arange(256), [int(value) for value in column.categories]) if column.kind == "mask" else np.ones(256, dtype=bool)
+        for row, cell in enumerate(encoded(table[column.name])):
+            if what := wrong_image(cell, row, column, known):
+                yield "images", column.name, what
+                break
+
+
+def wrong_image(cell: bytes, row: int, column: Column, known: np.ndarray) -> str | None:
+    """What is wrong with one image; `known` bool [256], the values that its pixels may have."""
+    try:
+        picture = decoded(cell, row)
+    except BadInput as error:
+        return str(error)
+    if column.size and picture.shape != column.size:
+        return f"image {row} is {measures(picture.shape)}, not {measures(column.size)}"
+    return None if known[picture].all() else f"image {row} holds a pixel that is none of the mask's classes"
 
 
 class Unique:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def side_by_side(function: Callable[[Any], Any], items: Iterable[Any]) -> list[A
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # filters are the whole process's and scikit-learn resets them in each thread, so warnings are collected and sorted out afterwards
-    with threadpool_limits(1, "blas"), warnings.catch_warnings(record=True) as heard, ThreadPoolExecutor(cores) as pool:
+    with one_thread(), threadpool_limits(1, "blas"), warnings.catch_warnings(record=True) as heard, ThreadPoolExecutor(cores) as pool:
         results = list(pool.map(function, items))
     for w in heard:
         expected = issubclass(w.category, ConvergenceWarning)  # a hundred steps are the linear judge's definition
@@ -137,6 +138,19 @@ def side_by_side(function: Callable[[Any], Any], items: Iterable[Any]) -> list[A
         if not (expected or race):
             warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
     return results
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, in this thread and in those that begin meanwhile, so that nets learn side by side and always the same."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def straight(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, categorical: np.ndarray, classes: int, seed: int) -> np.ndarray:
@@ -179,18 +193,34 @@ def roc_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.
 
 def classification_scores(truth: np.ndarray, chances: np.ndarray) -> Scores:
     """Metrics of class probabilities [n, classes] for true classes int [n]; `f1` is the rarer class's when there are two, else macro."""
-    present, counts = np.unique(truth, return_counts=True)
-    judged = [present[-1 if counts[-1] <= counts[0] else 0]] if len(present) == 2 else list(present)
     label = np.where(chances.max(axis=1) > 0, chances.argmax(axis=1), -1)
+    labels, judged = label_scores(truth, label), judged_classes(truth)
+
+    def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a class that a redraw does not hold is left out of its mean
+            return {"roc_auc": np.nanmean([roc_auc(truth == c, chances[:, c], weights) for c in judged], axis=0), **labels(weights)}
+
+    return scores
+
+
+def judged_classes(truth: np.ndarray) -> np.ndarray:
+    """The classes whose scores are averaged: the rarer one when there are two, else all that occur."""
+    present, counts = np.unique(truth, return_counts=True)
+    return present[[-1 if counts[-1] <= counts[0] else 0]] if len(present) == 2 else present
+
+
+def label_scores(truth: np.ndarray, label: np.ndarray) -> Scores:
+    """Metrics of predicted classes int [n], -1 for none; `f1` as in `classification_scores`."""
+    present = np.unique(truth)
     is_true, is_said = truth[:, None] == present, label[:, None] == present
+    chosen = np.isin(present, judged_classes(truth))
 
     def scores(weights: np.ndarray) -> dict[str, np.ndarray]:
         hit, true, said = (mask.T.astype(float) @ weights for mask in (is_true & is_said, is_true, is_said))  # each [classes, draws]
-        chosen = np.isin(present, judged)
         with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a class that a redraw does not hold is left out of its mean
             return {
-                "roc_auc": np.nanmean([roc_auc(truth == c, chances[:, c], weights) for c in judged], axis=0),
                 "balanced_accuracy": np.nanmean(hit / true, axis=0),
                 "f1": np.nanmean((2 * hit / (true + said))[chosen], axis=0),
                 "accuracy": hit.sum(0) / weights.sum(0),

@@ -143,7 +143,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     if not len(made):
         raise BadInput(f"{synthetic} has no rows: there is nothing to judge")
     with screen.progress(), tempfile.TemporaryDirectory() as folder:
-        scores = stages.scores(real, parts(made, min(len(real.train), stages.JUDGED_ROWS), job.seed), job.seed)
+        scores = stages.scores(real, parts(made, len(real.train), job.seed), job.seed)
         file = Path(folder) / "synthetic.parquet"
         made.save(file)
         scores["quality"] = quality(schema, [file])
@@ -173,8 +173,12 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
 
 def parts(made: Dataset, n: int, seed: int) -> list[Dataset]:
     """Disjoint samples of n rows out of a table, at most as many as a model would be judged by; the whole table when it is small."""
+    from evaluators.protocol import EFFORT
+
+    effort = EFFORT[made.schema.modality]
+    n = min(n, effort.rows)
     order = np.random.default_rng([seed, 0x9A47]).permutation(len(made))
-    return [made.take(order[i * n : (i + 1) * n]) for i in range(max(1, min(stages.SAMPLES, len(made) // n)))]
+    return [made.take(order[i * n : (i + 1) * n]) for i in range(max(1, min(effort.samples, len(made) // n)))]
 
 
 def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None) -> int:

@@ -26,8 +26,11 @@ from flows.publishing import command  # noqa: E402
 from flows.screen import figure, table  # noqa: E402
 from flows.synthesize import ended, prepare, read  # noqa: E402
 
-PRIVACY = ("copies", "dcr", "membership")
-HEAD = ("generator", "TSTR", "detector", "shape %", "trend %", "dcr %", "copies", "fit CPU s", "rows/CPU s")
+PRIVACY = ("copies", "near", "dcr", "membership")
+SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR and what it cost: key of a row, head, digits
+    "table": (("detector", "detector", 3), ("shape", "shape %", 2), ("trend", "trend %", 2), ("dcr", "dcr %", 1), ("copies", "copies", 4)),
+    "image": (("kid", "KID", 3), ("coverage", "coverage", 3), ("agreement", "labels", 3), ("near", "near", 4), ("copies", "copies", 4)),
+}
 
 
 @task(persist_result=False, task_run_name="{job.generator[name]}, seed {job.seed}")
@@ -64,7 +67,7 @@ def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = No
         folder = Path(to) if to else root / keyed("compare", {"job": job.digest, "generators": generators, "seeds": seeds}, ())
     write(board, folder)
     create_table_artifact(
-        [dict(zip(HEAD, line, strict=True)) for line in lines(board)], key="leaderboard", description=f"Generators on {dataset}"
+        [dict(zip(head(board), line, strict=True)) for line in lines(board)], key="leaderboard", description=f"Generators on {dataset}"
     )
     return board, folder
 
@@ -87,8 +90,8 @@ def row(name: str, results: Sequence[Any]) -> dict[str, Any]:
         **({"role": role} if role else {}),
         "seeds": len(results),
         "tstr": pooled([judged(s, "synthetic") for s in all_scores]),
-        "detector": {k: mean(s["fidelity"]["detector"][k]["auc"] for s in all_scores) for k in ("train", "test")},
-        **{k: mean(s["fidelity"][k]["synthetic"] for s in all_scores) for k in ("shape", "trend")},
+        **likeness([s["fidelity"] for s in all_scores]),
+        "near": mean((s["privacy"]["near"] or {}).get("synthetic") for s in all_scores),
         "dcr": mean((s["privacy"]["dcr"] or {}).get("share") for s in all_scores),
         "copies": mean(s["privacy"]["copies"]["synthetic"] for s in all_scores),
         "fit_seconds": mean(r["fit_seconds"] for r in results),
@@ -99,6 +102,16 @@ def row(name: str, results: Sequence[Any]) -> dict[str, Any]:
         | {"headline": all_scores[0]["utility"].get("headline")},
         "error": None,
     }
+
+
+def likeness(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over fits of what tables or images are compared by."""
+    areas = {k: mean(((f["detector"] or {}).get(k) or {}).get("auc") for f in found) for k in ("train", "test")}
+    if found[0].get("kind") != "image":
+        return {"kind": "table", "detector": areas, **{k: mean(f[k]["synthetic"] for f in found) for k in ("shape", "trend")}}
+    spaces = [f["spaces"].get("learnt", {}) for f in found]
+    figures = {k: mean((s.get(k) or {}).get("synthetic") for s in spaces) for k in ("fid", "kid", "coverage")}
+    return {"kind": "image", "detector": areas, **figures, "agreement": mean((f["label_agreement"] or {}).get("synthetic") for f in found)}
 
 
 def judged(scores: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
@@ -150,25 +163,34 @@ def ranked(dataset: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def shown(board: Mapping[str, Any]) -> tuple[tuple[str, str, int], ...]:
+    """The figures that this board shows."""
+    return SHOWN[next((r["kind"] for r in board["rows"] if "kind" in r), "table")]
+
+
+def head(board: Mapping[str, Any]) -> list[str]:
+    """The names of the leaderboard's columns."""
+    return ["generator", "TSTR", *(name for _, name, _ in shown(board)), "fit CPU s", "rows/CPU s"]
+
+
 def lines(board: Mapping[str, Any]) -> list[list[str]]:
     """The leaderboard as cells of text."""
     found = []
     for r in board["rows"]:
         name = r["generator"] + (f" ({r['role']})" if "role" in r else "")
         if r["error"]:
-            found.append([name, f"failed: {r['error'][:80]}", *[""] * (len(HEAD) - 2)])
+            found.append([name, f"failed: {r['error'][:80]}", *[""] * (len(head(board)) - 2)])
             continue
-        detector, copies = (r.get("detector") or {}).get("test"), r.get("copies")
-        cells = [figure(r["tstr"]) if r.get("tstr") else "-", figure(detector), figure(r.get("shape"), 2), figure(r.get("trend"), 2)]
-        cells += [figure(r.get("dcr"), 1), figure(copies, 4), figure(r.get("fit_seconds"), 1), figure(r.get("rows_per_second"), 0)]
-        found.append([name, *cells])
+        figures = [figure(value.get("test") if isinstance(value := r.get(key), dict) else value, digits) for key, _, digits in shown(board)]
+        cost = [figure(r.get("fit_seconds"), 1), figure(r.get("rows_per_second"), 0)]
+        found.append([name, figure(r["tstr"]) if r.get("tstr") else "-", *figures, *cost])
     return found
 
 
 def text(board: Mapping[str, Any]) -> str:
     """The leaderboard for a terminal."""
     real = f"{board['headline']} of models learnt on real rows: {figure(board['real'])}\n" if board["real"] else ""
-    return real + table(lines(board), HEAD)
+    return real + table(lines(board), head(board))
 
 
 def write(board: Mapping[str, Any], folder: Path) -> None:
@@ -177,7 +199,7 @@ def write(board: Mapping[str, Any], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "leaderboard.json", board)
-    marks = [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *lines(board))]
+    marks = [f"| {' | '.join(cells)} |" for cells in (head(board), ["---"] * len(head(board)), *lines(board))]
     title = f"# {board['dataset']}: {board['headline'] or 'no target'}"
     (folder / "leaderboard.md").write_text(
         "\n".join([title, "", *marks, "", f"Learnt on real rows: {figure(board['real'])}. Winner: {board['winner']}.", ""]),

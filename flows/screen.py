@@ -94,7 +94,8 @@ def headlines(scores: Mapping[str, Any]) -> str:
         made, real, floor = (figure(sets.get(kind, {}).get(head)) for kind in ("synthetic", "real", "floor"))
         rows.append([f"{head} of {judge.replace('_', ' ')}, learnt on synthetic", made, f"learnt on real {real}, on the floor {floor}"])
     if utility.get("ratio"):
-        rows.append(["share of the real signal kept", figure(utility["ratio"]), "1 is as good as real"])
+        plain = figure(utility["ratio"].get("plain"))
+        rows.append(["share of the real signal kept", figure(utility["ratio"]), f"1 is as good as real; of the score itself {plain}"])
     detector = fidelity.get("detector") or {}
     if detector:
         rows.append(
@@ -107,8 +108,19 @@ def headlines(scores: Mapping[str, Any]) -> str:
     for name, what in (("shape", "error of columns, %"), ("trend", "error of pairs, %")):
         if fidelity.get(name):
             rows.append([what, figure(fidelity[name].get("synthetic"), 1), f"real against real {figure(fidelity[name].get('real'), 1)}"])
+    for space, figures in (fidelity.get("spaces") or {}).items():
+        for name, best in (("kid", "0 best"), ("coverage", "1 best")):
+            made, real = (figure(figures[name].get(k)) for k in ("synthetic", "real"))
+            rows.append([f"{name.upper() if name == 'kid' else name}, {space} features", made, f"real against real {real}; {best}"])
+    if fidelity.get("label_agreement"):
+        made, real = (figure(fidelity["label_agreement"].get(k)) for k in ("synthetic", "real"))
+        rows.append(["labels as a net says that knows the real ones", made, f"of real images {real}"])
+    if fidelity.get("kind") == "image" and privacy.get("near"):
+        made, real = (figure(100 * privacy["near"][k], 2) for k in ("synthetic", "real"))
+        rows.append(["nearer to a training image than 1 % of real ones, %", made, f"held-out images {real}"])
     if privacy.get("dcr"):
-        rows.append(["nearer to training than to held-out rows, %", figure(privacy["dcr"], 1), "50 is best"])
+        real = figure(privacy["dcr"].get("real"), 1)
+        rows.append(["nearer to training than to held-out rows, %", figure(privacy["dcr"], 1), f"real against real {real}; 50 best"])
     if privacy.get("copies"):
         copies = privacy["copies"]
         made, real = (figure(None if copies.get(k) is None else 100 * copies[k], 2) for k in ("synthetic", "real"))

@@ -37,12 +37,10 @@ if TYPE_CHECKING:
     from generators.base import Generator
     from generators.fitted import Fitted
 
-SAMPLES = 3  # independent samples of the model behind an error bar
-JUDGED_ROWS = 20_000  # rows of each of them, at most
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
 LEAST_TEST_ROWS = 10
 STEP_SECONDS = 0.0012  # of training, a column
-JUDGE_SECONDS = 0.00015  # a row and column
+JUDGE_SECONDS = {"tabular": 0.00015, "image": 0.004}  # a row and column
 START_MINUTES = 0.6
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 
@@ -133,17 +131,26 @@ def generator_of(job: Job, schema: Schema) -> Generator:
 
 
 def estimate(plan: Plan) -> float:
-    """Minutes that a run takes on two cores, roughly: training, then judging, then what starts and checks around them."""
-    from generators.base import Descending
+    """Minutes that a run takes, roughly: training and sampling, then judging, then what starts and checks around them.
 
-    columns, rows = len(plan.real.train.schema.columns), len(plan.real.train)
-    judged = min(rows, JUDGED_ROWS) * columns * JUDGE_SECONDS / 60 + START_MINUTES
+    For images the first two are timed on a few steps and draws; for tables they follow from rows and columns, on two cores.
+    """
+    from evaluators.protocol import EFFORT
+    from generators.base import Descending
+    from generators.train import planned
+
+    schema, rows = plan.real.train.schema, len(plan.real.train)
+    columns = len(schema.columns)
+    effort = EFFORT[schema.modality]
+    judged = min(rows, effort.rows) * columns * JUDGE_SECONDS[schema.modality] / 60 + START_MINUTES
     if auto.wanted(plan.job):
         return (plan.job.minutes or auto.MINUTES) + judged
-    generator, seconds = generator_of(plan.job, plan.real.train.schema), 5e-6 * rows * columns
+    generator, seconds = generator_of(plan.job, schema), 5e-6 * rows * columns
+    if isinstance(generator, Descending) and schema.modality == "image":
+        fit, draw = generator.expected(plan.real.train, minutes=plan.job.minutes, device=plan.job.device)
+        return fit + draw * ((plan.job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)) / 60 + judged
     if isinstance(generator, Descending):
-        steps = generator.training.steps or max(generator.training.least_steps, generator.training.epochs * rows / generator.training.batch)
-        seconds += steps * columns * STEP_SECONDS
+        seconds += planned(generator.training, rows) * columns * STEP_SECONDS
     fit = min(seconds / 60, plan.job.minutes or float("inf"))
     return fit + judged
 
@@ -233,14 +240,16 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Do
     inspect.html shows real rows beside synthetic ones. It stays here: no release holds it.
     """
     from evaluators.inspect import inspect
+    from evaluators.protocol import EFFORT
 
     def work(folder: Path) -> None:
         real = Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
         model = load(fitted)
-        n = min(len(real.train), JUDGED_ROWS)
+        effort = EFFORT[real.train.schema.modality]
+        n = min(len(real.train), effort.rows)
         first = head(drawn / "rows.parquet", n)
         samples = [first] if len(first) == n else [model.sample(n, seed=job.seed)]
-        samples += [model.sample(n, seed=job.seed + i) for i in range(1, SAMPLES)]
+        samples += [model.sample(n, seed=job.seed + i) for i in range(1, effort.samples)]
         write_json(folder / "scores.json", scores(real, samples, job.seed))
         page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed)
         (folder / "inspect.html").write_text(page, encoding="utf-8")
@@ -251,14 +260,16 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Do
 def scores(real: Split, samples: list[Dataset], seed: int) -> dict[str, Any]:
     """The three judgements of samples of one model (or one table), as JSON."""
     from evaluators.fidelity import fidelity
+    from evaluators.likeness import likeness
     from evaluators.privacy import privacy
     from evaluators.protocol import utility
 
+    alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "image": likeness}
     tell = teller("judge")
     tell(0, 3, "utility: judges learn on synthetic rows, scored on real ones")
     result = {"utility": utility(real, samples, seed=seed)}
-    tell(1, 3, "fidelity: columns, pairs and a detector")
-    result["fidelity"] = fidelity(real.train, real.test, samples[0], seed=seed)
+    tell(1, 3, "fidelity: how like the real rows, and a detector")
+    result["fidelity"] = alike[real.train.schema.modality](real.train, real.test, samples[0], seed=seed)
     tell(2, 3, "privacy: copies, distances, membership")
     result["privacy"] = privacy(real.train, real.test, samples[0], seed=seed)
     tell(3, 3, "judged")

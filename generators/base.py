@@ -12,7 +12,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from data.layout import Layout
 from data.schema import Dataset
-from generators.train import Training, few_threads, fitting, pace, planned, train
+from generators.train import Training, few_threads, planned, train
 
 if TYPE_CHECKING:
     from generators.fitted import Fitted
 
 Rows = tuple[Tensor, ...]  # what a codec makes of a dataset: tensors with the same first dimension, one entry a row
-TRIED = 64  # rows that are drawn to see how long it takes
+TRIED, DRAWN = 12, 64  # steps and rows that show how long it takes
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, a few words
 
 
@@ -127,9 +127,11 @@ class Generator(ABC):
         torch.manual_seed(seed)
         run = Run(seed, minutes, pick_device(device), folder, progress)
         net = self.learn(self.build(codec).to(run.device), rows, run).cpu().eval()
+        seconds = round(time.perf_counter() - began, 3)
         run.log |= {
             "rows": len(data),
-            "seconds": round(time.perf_counter() - began, 3),
+            "seconds": seconds,
+            "other_seconds": round(seconds - run.log.get("training_seconds", 0.0), 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
             "parameters": sum(p.numel() for p in net.parameters()),
             "device": run.device.type,
@@ -167,6 +169,15 @@ class Descending(Generator):
         run.log |= log
         return trained
 
+    @final
+    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto") -> tuple[float, float]:
+        """(minutes that `fit` takes at most, seconds that a drawn row takes), from a fit of a few steps and a few draws."""
+        trial = replace(self, training=replace(self.training, steps=TRIED, patience=0)).fit(data, device=device)
+        steps = planned(self.training, len(data)) * trial.log["training_seconds"] / TRIED / 60
+        began = time.perf_counter()
+        trial.sample(DRAWN)
+        return trial.log["other_seconds"] / 60 + min(steps, minutes or math.inf), (time.perf_counter() - began) / DRAWN
+
 
 @dataclass(frozen=True)
 class Neural(Descending):
@@ -175,20 +186,6 @@ class Neural(Descending):
     @final
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         return self.descend(net, rows, run)
-
-    @final
-    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto") -> tuple[float, float]:
-        """(minutes that `fit` trains at most, seconds that a drawn row takes), from a few steps and draws of an untrained net."""
-        learnt = Layout.of(data.schema).forward(data)
-        codec = self.codec.fit(learnt)
-        rows, where = codec.encode(learnt, np.random.default_rng(0)), pick_device(device)
-        training, net = fitting(self.training, len(data)), self.build(codec).to(where)
-        with few_threads(net):
-            fit = planned(training, len(data)) * pace(net, rows, self.loss, self.phases, training, where, seconds=1.0) / 60
-            began = time.perf_counter()
-            with torch.inference_mode():
-                self.sample(net.cpu().eval(), TRIED, torch.Generator().manual_seed(0))
-        return min(fit, 0.9 * minutes if minutes else math.inf), (time.perf_counter() - began) / TRIED
 
 
 @dataclass(frozen=True)

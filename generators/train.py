@@ -223,7 +223,7 @@ def train(
     if run.best:
         run.average.load_state_dict(run.best)
     seconds = round(time.perf_counter() - began, 3)
-    return run.average, {"steps": run.step, "planned_steps": total, "seconds": seconds, "batch": training.batch, "loss": run.curve}
+    return run.average, {"steps": run.step, "planned_steps": total, "training_seconds": seconds, "batch": training.batch, "loss": run.curve}
 
 
 @contextmanager
