@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from data.layout import Layout
 from data.schema import Dataset
-from generators.train import Training, few_threads, planned, train
+from generators.train import Training, few_threads, fitting, planned, train
 
 if TYPE_CHECKING:
     from generators.fitted import Fitted
@@ -173,7 +173,7 @@ class Descending(Generator):
     def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto") -> tuple[float, float]:
         """(minutes that `fit` takes at most, seconds that a drawn row takes), from a fit of a few steps and a few draws."""
         trial = replace(self, training=replace(self.training, steps=TRIED, patience=0)).fit(data, device=device)
-        steps = planned(self.training, len(data)) * trial.log["training_seconds"] / TRIED / 60
+        steps = planned(fitting(self.training, len(data)), len(data)) * trial.log["training_seconds"] / TRIED / 60
         began = time.perf_counter()
         trial.sample(DRAWN)
         return trial.log["other_seconds"] / 60 + min(steps, minutes or math.inf), (time.perf_counter() - began) / DRAWN
