@@ -145,24 +145,6 @@ def test_the_score_is_a_projection_on_the_label():
     assert (scores[0] - scores[1]).abs().min() > 1e-4
 
 
-class Coin(nn.Module):
-    """G(noise, y) = one bright pixel, at the place of a label that the noise chooses."""
-
-    def forward(self, noise, y):
-        return F.one_hot((noise[:, 0] > 0).long(), 2).float().view(-1, 1, 1, 2)
-
-
-def test_what_is_read_as_another_label_is_made_again():
-    net = Players(Coin(), straight(2), torch.ones(2) / 2, 3, 1)
-    with torch.no_grad():
-        net.critic.label.weight.copy_(torch.eye(2))
-        net.critic.label.bias.zero_()
-    y = torch.arange(400) % 2
-    once, drawn = (method(y, torch.Generator().manual_seed(0)) for method in (net.make, net.draw))
-    assert 120 < (once.flatten(1).argmax(1) == y).sum() < 280
-    assert (drawn.flatten(1).argmax(1) == y).sum() >= 394  # nine throws of a coin leave one of 512 wrong
-
-
 def test_a_finished_mask_is_nearly_one_hot():
     out = finished(20 * torch.randn(6, 5, 4, 4), channels=2)
     assert out.abs().max() <= 1

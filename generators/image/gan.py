@@ -68,4 +68,4 @@ class GAN(Neural, Labelled):
         return play(net, signed(rows[0]), rows[1], phase, penalty=self.penalty, shift=self.shift, legible=self.legible)
 
     def draw(self, net: Players, labels: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.cat([unsigned(net.draw(part, rng)) for part in labels.split(AT_ONCE)])  # (3)
+        return torch.cat([unsigned(net.make(part, rng)) for part in labels.split(AT_ONCE)])  # (3)

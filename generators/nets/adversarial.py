@@ -9,7 +9,6 @@ Differentiable Augmentation for Data-Efficient GAN Training, 2020, arXiv:2006.10
     (2)  maker:   E softplus(D(real, y) - D(fake, y)) - c E log q(y|fake),   fake = T(G(noise, y)), real = T(x), y the label of x
     (3)  D(x, y) = (v + w_y) . h(x) + b,   q(y|x) = softmax(A h(x) + a)
     (4)  T(x) = a x(. - shift) + b:   a shift for each image, its edge drawn out; for colour a in [1/2, 1] and |b| <= 1 - a
-    (5)  sampling: an image that the critic reads as another label is made again
 
 The critic only ever sees T of an image, real or made, so few images are not learnt by heart, and T stays out of what is made.
 """
@@ -24,8 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 COLOUR = 3  # channels
-PROBED = 4  # the slope is measured at every fourth image, which is enough and a quarter of the cost
-AGAIN = 8  # times that an image is made again at most
+PROBED = 4  # the slope is measured at every fourth image: the same on average, for a quarter of the cost
 
 
 class Critic(nn.Module):
@@ -59,15 +57,6 @@ class Players(nn.Module):
     def make(self, y: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """int64 [n] -> float [n, C + K, H, W]; `rng` None is the global generator."""
         return self.maker(torch.randn(len(y), self.noise, generator=rng, device=y.device), y)
-
-    def draw(self, y: Tensor, rng: torch.Generator) -> Tensor:
-        """As `make`, but what the critic reads as another label is made again, a few times at most."""
-        x = self.make(y, rng)
-        for _ in range(AGAIN):
-            wrong = (self.critic(x, y)[1].argmax(1) != y).nonzero().squeeze(1)
-            if len(wrong):
-                x[wrong] = self.make(y[wrong], rng)  # (5)
-        return x
 
 
 def play(net: Players, x: Tensor, y: Tensor, phase: str, *, penalty: float, shift: float, legible: float) -> Tensor:
