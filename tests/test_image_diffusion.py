@@ -10,7 +10,7 @@ from data.errors import BadInput
 from data.images import column, pixels
 from data.schema import Dataset, Schema
 from generators.codecs.image import signed
-from generators.image.diffusion import LAST, PATHS, Diffusion, ancestral, cosine, heun
+from generators.image.diffusion import PATHS, Diffusion, ancestral, cosine, heun
 from generators.nets.unet import UNet
 from generators.registry import make
 from generators.train import Training
@@ -21,16 +21,17 @@ MEAN, SPREAD = 0.2, 0.15
 TINY = {"training": {"steps": 3, "batch": 16}, "width": 8, "hidden": 16, "steps": 3}
 
 
-def velocity(x: Tensor, t: Tensor | float) -> Tensor:
-    """E[eps - x | x_t] where x ~ N(MEAN, SPREAD^2)."""
-    kept, noise = 1 - t, t
-    return -MEAN + (noise - kept * SPREAD**2) / (kept**2 * SPREAD**2 + noise**2) * (x - kept * MEAN)
+def known(x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """E[x | x_t] where x ~ N(MEAN, SPREAD^2) and x_t = alpha x + sigma eps."""
+    return MEAN + alpha * SPREAD**2 / (alpha**2 * SPREAD**2 + sigma**2) * (x - alpha * MEAN)
 
 
-def noise(x: Tensor, t: float) -> Tensor:
-    """E[eps | x_t] of the same x on the path of a ddpm."""
-    alpha, sigma = cosine(torch.tensor(t))
-    return sigma * (x - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
+def on_flow(x: Tensor, t: float) -> Tensor:
+    return known(x, 1 - t, t)
+
+
+def on_ddpm(x: Tensor, t: float) -> Tensor:
+    return known(x, *cosine(torch.tensor(t)))
 
 
 def gaussian(n: int) -> tuple[Tensor, Tensor]:
@@ -40,7 +41,7 @@ def gaussian(n: int) -> tuple[Tensor, Tensor]:
 
 
 class Known(nn.Module):
-    """In place of the U-Net: the known velocity and something more; remembers what it was asked."""
+    """In place of the U-Net: the picture that the Gaussian's velocity, and `more`, lead to; remembers what it was asked."""
 
     def __init__(self, more: float = 0.0):
         super().__init__()
@@ -48,7 +49,8 @@ class Known(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         self.x, self.t = x, t
-        return velocity(x, t[:, None, None, None]) + self.more
+        time = t[:, None, None, None]
+        return known(x, 1 - time, time) - time * self.more
 
 
 def pictures(n: int, shape: tuple[int, int, int], classes: int = 0) -> Dataset:
@@ -66,9 +68,9 @@ def pictures(n: int, shape: tuple[int, int, int], classes: int = 0) -> Dataset:
     return Dataset.of(built, Schema.infer(built, target="label", kinds=kinds))
 
 
-def test_the_known_velocity_carries_noise_to_the_gaussian():
+def test_the_known_flow_carries_noise_to_the_gaussian():
     start = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
-    *_, end = heun(velocity, start, torch.linspace(1, 0, 41).tolist())
+    *_, end = heun(on_flow, start, torch.linspace(1, 0, 41).tolist())
     assert end.mean().item() == pytest.approx(MEAN, abs=0.005)
     assert end.std().item() == pytest.approx(SPREAD, rel=0.03)
 
@@ -77,7 +79,7 @@ def test_heun_is_of_second_order():
     start = torch.randn(1000, generator=torch.Generator().manual_seed(0))
 
     def middle(steps: int) -> Tensor:
-        return list(heun(velocity, start, torch.linspace(0.9, 0.4, steps + 1).tolist()))[-1]
+        return list(heun(on_flow, start, torch.linspace(0.9, 0.4, steps + 1).tolist()))[-1]
 
     exact = middle(400)
     assert (middle(8) - exact).abs().mean() > 3 * (middle(16) - exact).abs().mean()
@@ -124,11 +126,11 @@ def test_a_cosine_path_keeps_the_variance_and_ends_in_noise():
 
 
 @pytest.mark.parametrize(("eta", "steps"), [(0.0, 100), (1.0, 1000)])
-def test_the_known_noise_leads_to_the_gaussian(eta, steps):
+def test_a_known_ddpm_leads_to_the_gaussian(eta, steps):
     start = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
-    times = torch.linspace(LAST, 0, steps + 1).tolist()
-    *_, end = ancestral(noise, start, times, eta, torch.Generator().manual_seed(1))
-    *_, other = ancestral(noise, start, times, eta, torch.Generator().manual_seed(2))
+    times = torch.linspace(1, 0, steps + 1).tolist()
+    *_, end = ancestral(on_ddpm, start, times, eta, torch.Generator().manual_seed(1))
+    *_, other = ancestral(on_ddpm, start, times, eta, torch.Generator().manual_seed(2))
     assert end.mean().item() == pytest.approx(MEAN, abs=0.005)
     assert end.std().item() == pytest.approx(SPREAD, rel=0.05)
     assert torch.equal(end, other) == (eta == 0)

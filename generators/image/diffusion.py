@@ -7,12 +7,14 @@ Dhariwal: Improved DDPM, 2021, arXiv:2102.09672; Song, Meng, Ermon: DDIM, 2020, 
     (1)  x_t = alpha_t x + sigma_t eps,   eps ~ N(0, 1)               t = 0: the picture, t = 1: noise
     (2)  flow:  alpha_t = 1 - t,   sigma_t = t
          ddpm:  alpha_t = f(t) / f(0),   sigma_t^2 = 1 - alpha_t^2,   f(t) = cos((t + s) / (1 + s) pi / 2)
-    (3)  flow:  loss = E |v(x_t, t, y) - (eps - x)|^2,   logit t ~ N(0, 1)        so v is E[dx_t / dt | x_t]
-    (4)  ddpm:  loss = E |eps(x_t, t, y) - eps|^2,   t ~ U(0, 1)
-    (5)  flow:  x_t follows dx / dt = v from t = 1 to 0, by Heun's rule
-    (6)  ddpm:  x^ = (x_t - sigma_t eps) / alpha_t,   x_s = alpha_s x^ + (sigma_s^2 - c^2)^1/2 eps + c N(0, 1)
-    (7)         c = eta sigma_s / sigma_t (1 - alpha_t^2 / alpha_s^2)^1/2         eta = 1: ancestral, eta = 0: DDIM
+    (3)  the net says x^(x_t, t, y), the picture;   eps^ = (x_t - alpha_t x^) / sigma_t,   v^ = eps^ - x^
+    (4)  flow:  loss = E |v^ - (eps - x)|^2,   logit t ~ N(0, 1)                  so v^ is E[dx_t / dt | x_t]
+    (5)  ddpm:  loss = E |eps^ - eps|^2,   t ~ U(0, 1)
+    (6)  flow:  x_t follows dx / dt = v^ from t = 1 to 0, by Heun's rule
+    (7)  ddpm:  x_s = alpha_s x^ + (sigma_s^2 - c^2)^1/2 eps^ + c N(0, 1),
+                c = eta sigma_s / sigma_t (1 - alpha_t^2 / alpha_s^2)^1/2         eta = 1: ancestral, eta = 0: DDIM
 
+A net that says the picture need not carry the noise through (Li, He: Back to Basics, 2025, arXiv:2511.13720), so patches may be large.
 The times of a batch are spread evenly, as in Kingma et al.: Variational Diffusion Models, 2021, arXiv:2107.00630. An image and the one-hot
 of its mask are one taller picture, so pairs need nothing of their own.
 """
@@ -36,7 +38,8 @@ from generators.nets.unet import GROUP, UNet
 from generators.train import Training
 
 CELLS = 250_000  # numbers of pictures that come about side by side
-Field = Callable[[Tensor, float], Tensor]  # what the net says of x_t [n, C, H, W] at time t
+LEAST = 0.05  # sigma_t in the denominator of a loss: what is left of the noise then is hardly seen
+Picture = Callable[[Tensor, float], Tensor]  # x^ of x_t [n, C, H, W] at time t
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,12 @@ class Diffusion(Neural, Unfolding):
         eps, rank = torch.randn_like(x), (torch.arange(len(x)) + torch.rand(len(x))) / len(x)
         t = (torch.special.ndtri(rank.clamp(1e-4, 1 - 1e-4)).sigmoid() if self.objective == "flow" else rank).to(x.device)
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in PATHS[self.objective](t))
-        wanted = eps - x if self.objective == "flow" else eps
-        return F.mse_loss(net(alpha * x + sigma * eps, t, y), wanted)  # (1) (3) (4)
+        noisy = alpha * x + sigma * eps  # (1)
+        clean = net(noisy, t, y).float()
+        guess = (noisy - alpha * clean) / sigma.clamp(min=LEAST)  # (3)
+        if self.objective == "flow":
+            return F.mse_loss(guess - clean, eps - x)  # (4)
+        return F.mse_loss(guess, eps)  # (5)
 
     def draw(self, net: UNet, labels: Tensor, rng: torch.Generator) -> Tensor:
         return self.frames(net, labels, rng, 1)[0]
@@ -84,12 +91,11 @@ class Diffusion(Neural, Unfolding):
         """Pictures [n, C, H, W] of labels [n] after 0, 1, … `steps` steps."""
         noise = torch.randn(len(y), *net.shape, generator=rng)
 
-        def field(x: Tensor, t: float) -> Tensor:
+        def picture(x: Tensor, t: float) -> Tensor:
             return net(x, torch.full((len(y),), t), y)
 
-        if self.objective == "flow":
-            return heun(field, noise, torch.linspace(1, 0, self.steps + 1).tolist())
-        return ancestral(field, noise, torch.linspace(LAST, 0, self.steps + 1).tolist(), self.eta, rng)
+        times = torch.linspace(1, 0, self.steps + 1).tolist()
+        return heun(picture, noise, times) if self.objective == "flow" else ancestral(picture, noise, times, self.eta, rng)
 
 
 def straight(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,26 +110,25 @@ def cosine(t: Tensor, s: float = 0.008) -> tuple[Tensor, Tensor]:
 
 
 PATHS = {"flow": straight, "ddpm": cosine}
-LAST = 0.999  # where a ddpm begins: at 1 nothing of the picture is left, and x^ is not known
 
 
-def heun(v: Field, x: Tensor, times: Sequence[float]) -> Iterator[Tensor]:
-    """x at each of the falling times, along the velocity v; the last step to 0 is Euler's."""
+def heun(picture: Picture, x: Tensor, times: Sequence[float]) -> Iterator[Tensor]:
+    """x at each of the falling times of a flow; the last step, to 0, is Euler's."""
     yield x
     for now, then in pairwise(times):
-        slope = v(x, now)
+        slope = (x - picture(x, now)) / now
         ahead = x + (then - now) * slope
-        x = x + (then - now) * (slope + v(ahead, then)) / 2 if then > 0 else ahead  # (5)
+        x = x + (then - now) * (slope + (ahead - picture(ahead, then)) / then) / 2 if then > 0 else ahead  # (6)
         yield x
 
 
-def ancestral(eps: Field, x: Tensor, times: Sequence[float], eta: float, rng: torch.Generator) -> Iterator[Tensor]:
-    """x at each of the falling times, with the noise eps; x^ is kept within [-1, 1]."""
+def ancestral(picture: Picture, x: Tensor, times: Sequence[float], eta: float, rng: torch.Generator) -> Iterator[Tensor]:
+    """x at each of the falling times of a ddpm."""
     yield x
     for now, then in pairwise(times):
         (alpha, sigma), (alpha_s, sigma_s) = cosine(torch.tensor(now)), cosine(torch.tensor(then))
-        clean = ((x - sigma * eps(x, now)) / alpha).clamp(-1, 1)  # (6)
-        c = eta * sigma_s / sigma * (1 - (alpha / alpha_s).square()).sqrt()  # (7)
-        noise = (x - alpha * clean) / sigma
-        x = alpha_s * clean + (sigma_s.square() - c.square()).clamp(min=0).sqrt() * noise + c * torch.randn(x.shape, generator=rng)  # (6)
+        clean = picture(x, now)
+        noise = (x - alpha * clean) / sigma  # (3)
+        c = eta * sigma_s / sigma * (1 - (alpha / alpha_s).square()).sqrt()
+        x = alpha_s * clean + (sigma_s.square() - c.square()).clamp(min=0).sqrt() * noise + c * torch.randn(x.shape, generator=rng)  # (7)
         yield x
