@@ -26,6 +26,8 @@ from generators.nets.mlp import MLP
 from generators.train import Training
 
 BATCH = 1024  # images that pass through a net at once
+FLOOR = 1e-4  # added to the variance of a code
+COPIES = 8  # codes of each image that the density is fitted to: it shall not fit their noise
 
 
 class Coder(nn.Module):
@@ -80,10 +82,11 @@ class Autoencoder(Descending, Labelled):
         net.coder = coder
         with torch.no_grad():
             codes = torch.cat([coder.encode(part.to(run.device)) for part in rows[0].split(BATCH)]).cpu()
-            codes += self.sigma * torch.randn(codes.shape, generator=torch.Generator().manual_seed(run.seed))  # (1)
+            rng = torch.Generator().manual_seed(run.seed)
+            noisy = codes + self.sigma * torch.randn(COPIES, *codes.shape, generator=rng)  # (1)
             net.density.cpu()
             for label in rows[1].unique().tolist():
-                net.density.learn(label, codes[rows[1] == label], 0.1 * self.sigma**2, run.seed)  # (3)
+                net.density.learn(label, noisy[:, rows[1] == label].flatten(0, 1), FLOOR, run.seed, COPIES)  # (3)
         return net
 
     def loss(self, net: Coder, rows: Rows, phase: str) -> Tensor:

@@ -118,7 +118,7 @@ class RBM(Descending, Unfolding):
     chains: int = 128
     rounds: int = 100
     training: Training = Training(
-        epochs=60, least_steps=1000, batch=128, lr=2e-3, betas=(0.5, 0.99), weight_decay=0.01, ema=0.998, decay=0.8
+        epochs=120, least_steps=1000, batch=128, lr=3e-3, betas=(0.5, 0.99), weight_decay=0.01, ema=0.998, decay=0.8
     )
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 

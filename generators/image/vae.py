@@ -33,6 +33,7 @@ from generators.train import Training
 
 BATCH = 256  # images that are encoded or drawn at once
 FLOOR = 1e-4  # added to the variance of a code
+COPIES = 8  # codes of each image that the density is fitted to: it shall not fit their noise
 
 
 class VAENet(nn.Module):
@@ -88,11 +89,15 @@ class VAE(Descending, Labelled):
         trained.cpu()
         with torch.no_grad():
             torch.manual_seed(run.seed)
-            parts = [trained.encode(self.seen(trained, x), trained.hot(y)) for x, y in zip(*(t.split(BATCH) for t in rows), strict=True)]
-            codes = torch.cat([mean + log_scale.exp() * torch.randn_like(mean) for mean, log_scale in parts])  # (1)
+            codes = torch.stack([self.codes(trained, rows) for _ in range(COPIES)])
             for label in rows[1].unique().tolist():
-                trained.prior.learn(label, codes[rows[1] == label], FLOOR, run.seed)  # (4)
+                trained.prior.learn(label, codes[:, rows[1] == label].flatten(0, 1), FLOOR, run.seed, COPIES)  # (4)
         return trained
+
+    def codes(self, net: VAENet, rows: Rows) -> Tensor:
+        """A code for each row, float [n, latent]."""
+        parts = [net.encode(self.seen(net, x), net.hot(y)) for x, y in zip(*(t.split(BATCH) for t in rows), strict=True)]
+        return torch.cat([mean + log_scale.exp() * torch.randn_like(mean) for mean, log_scale in parts])  # (1)
 
     def loss(self, net: VAENet, rows: Rows, phase: str) -> Tensor:
         x, hot = self.seen(net, rows[0]), net.hot(rows[1])

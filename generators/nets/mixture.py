@@ -31,9 +31,9 @@ class Mixtures(nn.Module):
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
-    def learn(self, label: int, z: Tensor, floor: float, seed: int) -> None:
-        """EM on the rows of a label, float [n, D]. `floor` is added to every variance."""
-        found = estimated(z.double().numpy(), max(1, min(self.weights.shape[1], len(z) // APIECE)), floor, seed)
+    def learn(self, label: int, z: Tensor, floor: float, seed: int, copies: int = 1) -> None:
+        """EM on z float [n * copies, D] of a label's n rows, with noise of their own. `floor` is added to every variance."""
+        found = estimated(z.double().numpy(), max(1, min(self.weights.shape[1], len(z) // (APIECE * copies))), floor, seed)
         self.weights[label] = 0
         self.weights[label, : found.n_components] = torch.from_numpy(found.weights_)
         self.means[label, : found.n_components] = torch.from_numpy(found.means_)
