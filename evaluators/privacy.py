@@ -174,7 +174,7 @@ def thumbnails(data: Dataset) -> Iterator[np.ndarray]:
         yield (small / small.shape[1] ** 0.5).numpy()
 
 
-PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {"tabular": points, "image": shrunk}
+PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {"tabular": points, "text": points, "image": shrunk}
 
 
 def nearest(queries: Points, among: Points) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +235,7 @@ def reference(schema: Schema, at: dict[str, Points], rng: np.random.Generator) -
 
     Images often come with test images of another origin, and all that resembles train is then nearer to it.
     """
-    if schema.modality == "tabular":
+    if schema.modality != "image":
         return 50.0
     n = min(len(at["other_half"].ranks), len(at["test"].ranks))
     return closest_record(at["half"].take(QUERIES, rng), at["other_half"].take(n, rng), at["test"].take(n, rng))["share"]

@@ -43,10 +43,13 @@ class Effort:
     floors: int
 
 
-EFFORT: Mapping[Modality, Effort] = {"tabular": Effort(3, 20_000, 3), "image": Effort(2, 5_000, 1)}
+TABLE = Effort(3, 20_000, 3)
+EFFORT: Mapping[Modality, Effort] = {"tabular": TABLE, "text": TABLE, "image": Effort(2, 5_000, 1)}
 JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
     ("tabular", "classification"): tabular.JUDGES,
     ("tabular", "regression"): tabular.JUDGES,
+    ("text", "classification"): tabular.JUDGES,  # from the columns beside the texts
+    ("text", "regression"): tabular.JUDGES,
     ("image", "classification"): {"cnn": image.cnn},
     ("image", "segmentation"): {"unet": image.unet},
 }
