@@ -105,8 +105,8 @@ def run(net: Callable[[torch.Tensor], torch.Tensor], x: np.ndarray) -> np.ndarra
 def inception(weights: str | Path) -> Space:
     """The 2,048 features of torch-fidelity's Inception, by which FIDs are published: pass {"inception": inception(path)} to `likeness`.
 
-    `weights` is torch-fidelity's file weights-inception-2015-12-05-6726825d.pth, which is not downloaded. BadInput when the package
-    or the file is missing. It needs 20,000 images and more to say anything.
+    `weights` is torch-fidelity's file weights-inception-2015-12-05-6726825d.pth, which is not downloaded; the package unpickles it, so take
+    it from a place that you trust. BadInput when the package or the file is missing. It needs 20,000 images and more to say anything.
     """
     if find_spec("torch_fidelity") is None:
         raise BadInput("Inception's features need the package torch-fidelity, which is not installed: pip install torch-fidelity")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
 LEAST_TEST_ROWS = 10
 STEP_SECONDS = 0.0012  # of training, a column
-JUDGE_SECONDS = {"tabular": 0.00015, "text": 0.00015, "image": 0.004}  # a row and column
+JUDGE_SECONDS = {"tabular": 0.00015, "text": 0.00015, "image": 0.0075}  # a row and column
 START_MINUTES = 0.6
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 
