@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-APIECE = 25  # rows that a component takes
+APIECE = 3  # rows that a component takes for each dimension: with fewer it settles on single rows, and draws lie too near to them
 
 
 class Mixtures(nn.Module):
@@ -33,7 +33,7 @@ class Mixtures(nn.Module):
 
     def learn(self, label: int, z: Tensor, floor: float, seed: int, copies: int = 1) -> None:
         """EM on z float [n * copies, D] of a label's n rows, with noise of their own. `floor` is added to every variance."""
-        found = estimated(z.double().numpy(), max(1, min(self.weights.shape[1], len(z) // (APIECE * copies))), floor, seed)
+        found = estimated(z.double().numpy(), max(1, min(self.weights.shape[1], len(z) // (APIECE * copies * z.shape[1]))), floor, seed)
         self.weights[label] = 0
         self.weights[label, : found.n_components] = torch.from_numpy(found.weights_)
         self.means[label, : found.n_components] = torch.from_numpy(found.means_)
