@@ -1,21 +1,22 @@
 """Diffusion of images: noise hides a picture little by little, and one U-Net learns the way back. Two objectives, one net.
 
-Liu, Gong, Liu: Flow Straight and Fast (rectified flow), 2022, arXiv:2209.03003; Lipman et al.: Flow Matching, 2022, arXiv:2210.02747; times
-as in Esser et al., 2024, arXiv:2403.03206. Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239; Nichol,
-Dhariwal: Improved DDPM, 2021, arXiv:2102.09672; Song, Meng, Ermon: DDIM, 2020, arXiv:2010.02502.
+Liu, Gong, Liu: Flow Straight and Fast (rectified flow), 2022, arXiv:2209.03003; Lipman et al.: Flow Matching, 2022, arXiv:2210.02747.
+Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, 2020, arXiv:2006.11239; Nichol, Dhariwal: Improved DDPM, 2021,
+arXiv:2102.09672; Song, Meng, Ermon: DDIM, 2020, arXiv:2010.02502.
 
     (1)  x_t = alpha_t x + sigma_t eps,   eps ~ N(0, 1)               t = 0: the picture, t = 1: noise
     (2)  flow:  alpha_t = 1 - t,   sigma_t = t
          ddpm:  alpha_t = f(t) / f(0),   sigma_t^2 = 1 - alpha_t^2,   f(t) = cos((t + s) / (1 + s) pi / 2)
     (3)  the net says x^(x_t, t, y), the picture;   eps^ = (x_t - alpha_t x^) / sigma_t,   v^ = eps^ - x^
-    (4)  flow:  loss = E |v^ - (eps - x)|^2,   logit t ~ N(0, 1)                  so v^ is E[dx_t / dt | x_t]
+    (4)  flow:  loss = E |v^ - (eps - x)|^2,   t^2 ~ U(0, 1)                      so v^ is E[dx_t / dt | x_t]
     (5)  ddpm:  loss = E |eps^ - eps|^2,   t ~ U(0, 1)
     (6)  flow:  x_t follows dx / dt = v^ from t = 1 to 0, by Heun's rule
     (7)  ddpm:  x_s = alpha_s x^ + (sigma_s^2 - c^2)^1/2 eps^ + c N(0, 1),
                 c = eta sigma_s / sigma_t (1 - alpha_t^2 / alpha_s^2)^1/2         eta = 1: ancestral, eta = 0: DDIM
 
 A net that says the picture need not carry the noise through (Li, He: Back to Basics, 2025, arXiv:2511.13720), so patches may be large.
-The times of a batch are spread evenly, as in Kingma et al.: Variational Diffusion Models, 2021, arXiv:2107.00630. An image and the one-hot
+Half of all times lie beyond 0.7, where it is decided what the picture shows; near t = 1 a net that learnt too little shifts every mean. The
+times of a batch are spread evenly, as in Kingma et al.: Variational Diffusion Models, 2021, arXiv:2107.00630. An image and the one-hot
 of its mask are one taller picture, so pairs need nothing of their own.
 """
 
@@ -67,7 +68,7 @@ class Diffusion(Neural, Unfolding):
     def loss(self, net: UNet, rows: Rows, phase: str) -> Tensor:
         x, y = signed(rows[0]), rows[1]
         eps, rank = torch.randn_like(x), (torch.arange(len(x)) + torch.rand(len(x))) / len(x)
-        t = (torch.special.ndtri(rank.clamp(1e-4, 1 - 1e-4)).sigmoid() if self.objective == "flow" else rank).to(x.device)
+        t = (rank.sqrt() if self.objective == "flow" else rank).to(x.device)
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in PATHS[self.objective](t))
         noisy = alpha * x + sigma * eps  # (1)
         clean = net(noisy, t, y).float()
