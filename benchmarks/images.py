@@ -116,9 +116,9 @@ def write() -> None:
 
 
 CAPTION = (
-    "Measured by `python -m benchmarks.images`: defaults, one thread, one seed of the generator unless images-mnist.jsonl has more; ± is the deviation "
-    f"over {JUDGES} seeds of the judge. CAS: accuracy on 10,000 real test digits of the `cnn` judge after 5,000 synthetic ones. Nearer to train, "
-    "near copies, membership: docs/evaluation.md; the first line is what real digits score."
+    "Measured by `python -m benchmarks.images`: defaults, one thread, one seed of the generator unless images-mnist.jsonl has more; "
+    f"± is the deviation over {JUDGES} seeds of the judge. CAS: accuracy on 10,000 real test digits of the `cnn` judge after 5,000 "
+    "synthetic ones. Nearer to train, near copies, membership: docs/evaluation.md; the first line is what real digits score."
 )
 
 

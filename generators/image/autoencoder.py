@@ -68,7 +68,7 @@ class Autoencoder(Descending, Labelled):
     depth: int = 2
     sigma: float = 0.3
     pull: float = 0.3
-    components: int = 20
+    components: int = 2
     training: Training = Training(epochs=40, least_steps=1500, batch=128, lr=2e-3, weight_decay=0.01, ema=0.998)
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 

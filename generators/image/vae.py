@@ -73,7 +73,7 @@ class VAE(Descending, Labelled):
     latent: int = 20
     hidden: int = 400
     depth: int = 2
-    components: int = 12
+    components: int = 1
     pixel: Literal["binary", "grey", "logistic"] = "grey"
     beta: float = 1.0
     warm_up: int = 500
