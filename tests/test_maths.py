@@ -15,7 +15,7 @@ from generators.codecs.table import MixedCodec, TokenCodec
 from generators.nets.mlp import calibrate, cross_entropy, draw, log_softmax, one_hot
 from generators.registry import make
 from generators.tabular.gan import balanced
-from generators.tabular.made import MaskedNet
+from generators.tabular.made import MADE, MaskedNet
 from generators.train import Batches, Training, train
 
 torch.set_num_threads(1)
@@ -23,16 +23,17 @@ SIZES = [2, 3, 2, 4]
 PAIR = np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]])  # the third token's shares given the second
 
 
-@pytest.fixture(params=["dense", "wide"])
+@pytest.fixture(params=["dense", "wide", "last"])
 def masked(request, monkeypatch) -> MaskedNet:
-    """A net over two columns of one token, one of two, and an order; as for few positions and as for many."""
+    """A net over two columns of one token, one of two, and an order; as for few positions, as for many, with a column at the end."""
     monkeypatch.setattr("generators.nets.masked.FEW", 3)
     if request.param == "wide":
         monkeypatch.setattr("generators.nets.masked.DENSE", 1)
         monkeypatch.setattr("generators.nets.masked.GROUP", 2)
     torch.manual_seed(0)
     shares = [np.full(2, 1 / 2), np.full(3, 1 / 3), PAIR, np.full(4, 1 / 4)]
-    net = MaskedNet(shares, [None, None, None, np.array([0.1, 0.5, 0.9, np.nan])], hidden=8, width=4, dropout=0.0)
+    last = 1 if request.param == "last" else None
+    net = MaskedNet(shares, [None, None, None, np.array([0.1, 0.5, 0.9, np.nan])], hidden=8, width=4, dropout=0.0, last=last)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -47,6 +48,17 @@ def likely(counts: np.ndarray, p: torch.Tensor) -> bool:
 
 def every_row(sizes: list[int]) -> torch.Tensor:
     return torch.tensor(list(itertools.product(*(range(size) for size in sizes))))
+
+
+def test_a_large_table_has_its_target_last(monkeypatch):
+    numbers = np.random.default_rng(0)
+    table = pa.table({"y": numbers.choice(["no", "yes"], 9000), "x": numbers.normal(size=9000), "z": numbers.choice(list("abcd"), 9000)})
+    codec = TokenCodec.fit(Dataset.of(table, Schema.infer(table, target="y")))
+    assert len(codec.shares) == 4  # x has a second digit
+    assert MADE().build(codec).order == [0, 3, 1, 2]
+    monkeypatch.setattr("generators.tabular.made.MANY", 9000)
+    assert MADE().build(codec).order == [3, 1, 2, 0]
+    assert MADE().build(TokenCodec.restore(*codec.state())).order == [3, 1, 2, 0]
 
 
 def test_no_column_of_made_sees_itself_or_a_later_one(masked):

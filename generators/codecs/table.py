@@ -38,6 +38,7 @@ class TableCodec(Codec):
     schema: Schema
     codes: tuple[Code, ...]  # the learnt columns, in the schema's order
     ids: tuple[Ids, ...]
+    seen: int  # rows that it was fitted to
 
     @classmethod
     def fit(cls, data: Dataset) -> Self:
@@ -50,7 +51,7 @@ class TableCodec(Codec):
         codes = tuple(code for code in fitted if not isinstance(code, Ids))
         if not codes:
             raise BadInput("every column is an identifier: there is nothing to learn")
-        return cls(data.schema, codes, tuple(code for code in fitted if isinstance(code, Ids)))
+        return cls(data.schema, codes, tuple(code for code in fitted if isinstance(code, Ids)), len(data))
 
     @property
     def cells(self) -> int:
@@ -97,7 +98,7 @@ class TableCodec(Codec):
         return found
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        spec: dict[str, Any] = {"schema": self.schema.to_json(), "columns": {}}
+        spec: dict[str, Any] = {"schema": self.schema.to_json(), "rows": self.seen, "columns": {}}
         tensors: dict[str, Tensor] = {}
         for number, code in enumerate((*self.codes, *self.ids)):
             spec["columns"][code.column.name], arrays = code.state()
@@ -111,7 +112,7 @@ class TableCodec(Codec):
         for number, (name, state) in enumerate(spec["columns"].items()):
             arrays = {k.removeprefix(f"{number}."): t.numpy() for k, t in tensors.items() if k.startswith(f"{number}.")}
             found.append(KINDS[schema[name].kind].restore(schema[name], state, arrays))
-        return cls(schema, tuple(c for c in found if not isinstance(c, Ids)), tuple(c for c in found if isinstance(c, Ids)))
+        return cls(schema, tuple(c for c in found if not isinstance(c, Ids)), tuple(c for c in found if isinstance(c, Ids)), spec["rows"])
 
 
 class TokenCodec(TableCodec):

@@ -82,11 +82,20 @@ class MaskedNet(nn.Module):
 
     `shares` holds for each position the share of its tokens, [V], or [V before, V] given the token at the position before, which then
     stands directly before it here too. `ranks` orders the tokens of a position where they have an order.
+    `last` is a position, the first of its column, that stands at the end.
     """
 
-    def __init__(self, shares: list[np.ndarray], ranks: list[np.ndarray | None], hidden: int, width: int, dropout: float):
+    def __init__(
+        self,
+        shares: list[np.ndarray],
+        ranks: list[np.ndarray | None],
+        hidden: int,
+        width: int,
+        dropout: float,
+        last: int | None = None,
+    ):
         super().__init__()
-        self.order = ordered(shares)
+        self.order = ordered(shares, last)
         self.hidden, self.sizes = hidden, [shares[k].shape[-1] for k in self.order]
         widths = [max(1, min(width, round(1.6 * size**0.5))) for size in self.sizes]
         self.starts = np.cumsum([0, *widths]).tolist()  # where each place's embedding begins
@@ -135,12 +144,12 @@ class MaskedNet(nn.Module):
         return behind + fresh if behind.shape[1] else fresh
 
 
-def ordered(shares: list[np.ndarray]) -> list[int]:
-    """Positions in rising order of entropy; one that depends on the position before stays behind it."""
+def ordered(shares: list[np.ndarray], last: int | None = None) -> list[int]:
+    """Positions in rising order of entropy, but `last` at the end; one that depends on the position before stays behind it."""
     heads = [k for k, share in enumerate(shares) if share.ndim == 1]
     entropy = {k: -float((shares[k][shares[k] > 0] * np.log(shares[k][shares[k] > 0])).sum()) for k in heads}
     ends = dict(zip(heads, [*heads[1:], len(shares)], strict=True))
-    return [k for head in sorted(heads, key=entropy.__getitem__) for k in range(head, ends[head])]
+    return [k for head in sorted(heads, key=lambda head: (head == last, entropy[head])) for k in range(head, ends[head])]
 
 
 class Walk:
