@@ -78,6 +78,8 @@ ready: dict[str, Plan] = {}  # plans made ahead, each used once
 
 def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
+    from generators import registry
+
     auto.candidates(job) if auto.wanted(job) else named(job)
     source = read(job.source.spec, job, job.source.query)
     table = without(source.table, job.drop)
@@ -96,6 +98,9 @@ def plan(job: Job) -> Plan:
         real = Split(whole, Dataset.of(images.alike(held, whole.schema, job.test or source.name), whole.schema))
     if not auto.wanted(job):
         generator_of(job, whole.schema)
+    elif whole.schema.modality != "tabular":
+        able = ", ".join(registry.names(whole.schema.modality)) or "none"
+        raise BadInput(f"auto chooses among generators of tables: name one that learns data of kind {whole.schema.modality} ({able})")
     dataset = job.name or source.name
     releases.check_name(dataset)
     return Plan(job, dataset, known, real)
