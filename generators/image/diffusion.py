@@ -53,7 +53,7 @@ class Diffusion(Neural, Unfolding):
     finest: int = 16
     levels: int = 2
     hidden: int = 512
-    steps: int = 8
+    steps: int = 10
     eta: float = 1.0
     training: Training = Training(epochs=30, least_steps=1000, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
     codec: ClassVar[type[ImageCodec]] = ImageCodec
@@ -95,8 +95,10 @@ class Diffusion(Neural, Unfolding):
         def picture(x: Tensor, t: float) -> Tensor:
             return net(x, torch.full((len(y),), t), y)
 
-        times = torch.linspace(1, 0, self.steps + 1).tolist()
-        return heun(picture, noise, times) if self.objective == "flow" else ancestral(picture, noise, times, self.eta, rng)
+        times = torch.linspace(1, 0, self.steps + 1)
+        if self.objective == "flow":  # closer together at both ends: means are decided near noise, texture near the picture
+            return heun(picture, noise, ((1 - (math.pi * times).cos()) / 2).tolist())
+        return ancestral(picture, noise, times.tolist(), self.eta, rng)
 
 
 def straight(t: Tensor) -> tuple[Tensor, Tensor]:
