@@ -212,3 +212,12 @@ def test_from_source_to_report(tmp_path, monkeypatch):
     assert "What was tried" not in render({k: v for k, v in manifest.items() if k != "auto"})
     assert synthesize(Job.of(values)).cached
     json.dumps(manifest["auto"], allow_nan=False)
+
+
+def test_auto_is_for_tables():
+    with pytest.raises(BadInput, match="auto chooses among generators of tables"):
+        stages.plan(Job.of({"source": "digits", "generator": "auto"}))
+    with pytest.raises(BadInput, match=r"tabular/made does not learn data of kind image.*image/gmm"):
+        stages.plan(Job.of({"source": "digits", "generator": "tabular/made"}))
+    with pytest.raises(BadInput, match=r"image/vae does not learn data of kind tabular.*tabular/made"):
+        stages.plan(Job.of({"source": "iris", "generator": "image/vae"}))
