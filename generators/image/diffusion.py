@@ -46,7 +46,7 @@ Picture = Callable[[Tensor, float], Tensor]  # x^ of x_t [n, C, H, W] at time t
 @dataclass(frozen=True)
 class Diffusion(Neural, Unfolding):
     """A U-Net of `width` channels (a multiple of 8) and twice as many below, on `levels` maps, the widest at most `finest` a side; a
-    dense middle of `hidden`. `steps` to a sample (a ddpm needs more), `eta` of those of a ddpm."""
+    dense middle of `hidden`. `steps` to a sample; `eta` of those of a ddpm."""
 
     objective: Literal["flow", "ddpm"] = "flow"
     width: int = 32
