@@ -95,10 +95,8 @@ class Diffusion(Neural, Unfolding):
         def picture(x: Tensor, t: float) -> Tensor:
             return net(x, torch.full((len(y),), t), y)
 
-        times = torch.linspace(1, 0, self.steps + 1)
-        if self.objective == "flow":  # closer together at both ends: means are decided near noise, texture near the picture
-            return heun(picture, noise, ((1 - (math.pi * times).cos()) / 2).tolist())
-        return ancestral(picture, noise, times.tolist(), self.eta, rng)
+        times = torch.linspace(1, 0, self.steps + 1).tolist()
+        return heun(picture, noise, times) if self.objective == "flow" else ancestral(picture, noise, times, self.eta, rng)
 
 
 def straight(t: Tensor) -> tuple[Tensor, Tensor]:
