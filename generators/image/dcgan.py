@@ -74,7 +74,7 @@ class DCGAN(Neural, Labelled):
     penalty: float = 1.0
     shift: float = 0.05
     legible: float = 0.2
-    training: Training = Training(epochs=50, least_steps=1000, batch=64, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
+    training: Training = Training(epochs=75, least_steps=1000, batch=64, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
