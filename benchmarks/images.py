@@ -105,8 +105,8 @@ def table() -> str:
         mean = {key: fmean(r[key] for r in rows) for key in ("fit_s", "sample_s", "dcr", "near", "membership")}
         cas = [c for r in rows for c in r["cas"]]
         lines.append(
-            f"| **`{name}`** | {mean['fit_s']:.0f} | {mean['sample_s']:.1f} | {fmean(cas):.4f} ± {pstdev(cas):.4f} | {fmean(cas) / real:.3f} | "
-            f"{mean['dcr']:.1f} | {mean['near']:.1f} | {mean['membership']:.3f} |"
+            f"| **`{name}`** | {mean['fit_s']:.0f} | {mean['sample_s']:.1f} | {fmean(cas):.4f} ± {pstdev(cas):.4f} | "
+            f"{fmean(cas) / real:.3f} | {mean['dcr']:.1f} | {mean['near']:.1f} | {mean['membership']:.3f} |"
         )
     return "\n".join(lines)
 
