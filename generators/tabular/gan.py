@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from generators.base import Descending, Rows, Run
 from generators.codecs.table import MixedCodec
+from generators.nets.adversarial import preferred, slope
 from generators.nets.mlp import MLP, calibrate, draw, log_softmax, one_hot
 from generators.train import Training
 
@@ -117,9 +118,9 @@ class GAN(Descending):
             real, fake = real.requires_grad_(), fake.detach().requires_grad_()
             on_real, on_fake = net.judge(real, condition), net.judge(fake, condition)
             steep = sum(slope(on, x) for on, x in ((on_real, real), (on_fake, fake)))
-            return F.softplus(on_fake - on_real).mean() + 0.5 * self.penalty * steep  # (3)
+            return preferred(on_real, on_fake) + 0.5 * self.penalty * steep  # (3)
         obeyed = (log_softmax(logits, net.sizes) * condition).sum(1)
-        return F.softplus(net.judge(real, condition) - net.judge(fake, condition)).mean() - obeyed.mean()  # (4)
+        return preferred(net.judge(fake, condition), net.judge(real, condition)) - obeyed.mean()  # (4)
 
     def sample(self, net: Pair, n: int, rng: torch.Generator) -> Rows:
         scores, logits = net.make(net.conditions(n, rng), rng)
@@ -148,9 +149,3 @@ def only(hot: Tensor, column: Tensor, sizes: list[int]) -> Tensor:
     """Grouped one-hot rows [n, V] with every group but the chosen one's put to zero."""
     group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(hot.device)
     return hot * (group == column[:, None])
-
-
-def slope(scores: Tensor, x: Tensor) -> Tensor:
-    """E |grad D|^2."""
-    (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
-    return gradient.square().sum(1).mean()
