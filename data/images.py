@@ -39,7 +39,7 @@ def encoded(values: pa.ChunkedArray | pa.Array) -> Iterator[bytes]:
 def decoded(cell: bytes, row: int) -> np.ndarray:
     """uint8 [channels, height, width] of one PNG. BadInput names the row that is none."""
     try:
-        with Image.open(io.BytesIO(cell)) as image:
+        with Image.open(io.BytesIO(cell), formats=["PNG"]) as image:
             array = np.asarray(image if image.mode in MODES else image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise BadInput(f"image {row} cannot be read: it is damaged, cut short or no image") from None
@@ -49,7 +49,7 @@ def decoded(cell: bytes, row: int) -> np.ndarray:
 def shape_of(cell: bytes, row: int) -> tuple[int, int, int]:
     """(channels, height, width) of one PNG from its header alone. BadInput names the row that is none."""
     try:
-        with Image.open(io.BytesIO(cell)) as image:
+        with Image.open(io.BytesIO(cell), formats=["PNG"]) as image:
             return MODES.get(image.mode, 3), image.height, image.width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise BadInput(f"image {row} cannot be read: it is damaged, cut short or no image") from None
