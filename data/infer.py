@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.arrow import DAY, IMAGE_TYPE, instant, to_numbers, to_strings, wall
+from data.code import language_of
 from data.errors import BadInput, suggest
-from data.schema import KINDS, RARE, Column, Schema, Task
+from data.schema import KINDS, RARE, WORDING, Column, Schema, Task
 
 MIN_ROWS = 50  # a joint distribution cannot be learnt, split and judged on less
 MAX_CLASSES = 50  # an integer target with more distinct values than this is a quantity, not a class
@@ -31,7 +32,9 @@ TRUTHS = (  # both spellings of a truth value, in lower case
 )
 
 
-def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str], orders: Mapping[str, Sequence[str]]) -> Schema:
+def infer_schema(
+    table: pa.Table, target: str | None, kinds: Mapping[str, str], orders: Mapping[str, Sequence[str]], wanted: Task | None = None
+) -> Schema:
     """The schema of a table. BadInput names what cannot be used."""
     check_names(table.column_names)
     if target is not None and target not in table.column_names:
@@ -52,6 +55,8 @@ def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str], 
     columns = tuple(fitting_column(name, table[name], kinds.get(name), name == target, orders.get(name, ())) for name in table.column_names)
     schema = Schema("density", target, columns)
     if target is None:
+        if wanted not in (None, "density"):
+            raise BadInput(f"the task {wanted} needs a target column: name it (--target)")
         return schema
     y = schema[target]
     if y.kind not in ("image", "mask") and len(pc.unique(table[target].drop_null())) < 2:
@@ -60,7 +65,7 @@ def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str], 
     if any(c.kind == "image" for c in columns):
         task = {"mask": "segmentation", "image": "image-to-image"}.get(y.kind, "classification")  # type: ignore[assignment]
     elif y.kind == "text":
-        task = "text-to-text"
+        task = wanted if wanted in WORDING else "text-to-code" if y.language else "text-to-text"
     elif y.kind in ("category", "boolean"):
         task = "classification"
     elif y.is_number:
@@ -69,6 +74,8 @@ def infer_schema(table: pa.Table, target: str | None, kinds: Mapping[str, str], 
         raise BadInput(
             f"the target column {target!r} looks like an identifier, which cannot be predicted; choose another target, or give its kind"
         )
+    if wanted not in (None, task):
+        raise BadInput(f"the task cannot be {wanted}: the target column {target!r} is of kind {y.kind}, which makes it {task}")
     return replace(schema, task=task)
 
 
@@ -98,6 +105,8 @@ def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target
     if kind in ("image", "mask"):
         return infer_image(name, kind, values)
     column = Column(name, kind, str(arrow), nullable=values.null_count > 0)  # type: ignore[arg-type]
+    if kind == "text":
+        return replace(column, language=language_of(to_strings(values).drop_null()))
     if column.is_number:
         numbers = column.numbers(values)
         column = replace(column, nullable=bool(np.isnan(numbers).any()))

@@ -22,9 +22,20 @@ from data.arrow import cast, hf_dtype, instant, parse_type, to_numbers, to_strin
 from data.errors import BadInput
 
 Kind = Literal["number", "integer", "category", "boolean", "datetime", "id", "text", "image", "mask"]
-Task = Literal["density", "classification", "regression", "segmentation", "text-to-text", "image-to-image"]
+Task = Literal[
+    "density",
+    "classification",
+    "regression",
+    "segmentation",
+    "image-to-image",
+    "text-to-text",
+    "translation",
+    "text-to-code",
+    "summarisation",
+]
 Modality = Literal["tabular", "image", "text"]
 KINDS: tuple[str, ...] = get_args(Kind)
+WORDING: tuple[Task, ...] = ("text-to-text", "translation", "text-to-code", "summarisation")  # from a text to a text
 
 RARE = 5  # a value seen in fewer rows than this belongs to somebody: it is neither learnt nor published
 
@@ -35,7 +46,8 @@ class Column:
 
     `step` is the grid of a quantity: values are whole multiples of it (0.01 for cents, 1 for integers, a day in microseconds for
     dates, on the clock of their zone); 0 means continuous. `ordered` says that `categories` stand in their natural order. `size` is that
-    of every image: channels, height, width; the `categories` of a mask are the values of its pixels.
+    of every image: channels, height, width; the `categories` of a mask are the values of its pixels. `language` is that of a
+    text that is code (`data.code`).
     """
 
     name: str
@@ -48,6 +60,7 @@ class Column:
     low: float | None = None
     high: float | None = None
     size: tuple[int, int, int] | None = None
+    language: str = ""
 
     @property
     def arrow(self) -> pa.DataType:
@@ -165,14 +178,15 @@ class Schema:
         target: str | None = None,
         kinds: Mapping[str, str] | None = None,
         orders: Mapping[str, Sequence[str]] | None = None,
+        task: Task | None = None,
     ) -> Schema:
-        """The schema of a table; `kinds` overrides what is guessed, `orders` gives categories their order, as text.
+        """The schema of a table; `kinds` and `task` override what is guessed, `orders` gives categories their order, as text.
 
         BadInput names the column that cannot be used.
         """
         from data.infer import infer_schema
 
-        return infer_schema(table, target, dict(kinds or {}), dict(orders or {}))
+        return infer_schema(table, target, dict(kinds or {}), dict(orders or {}), task)
 
 
 @dataclass(frozen=True)

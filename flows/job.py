@@ -28,7 +28,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from data.errors import BadInput, suggest
-from data.schema import Kind
+from data.schema import Kind, Task
 
 LARGEST = 1_000_000  # bytes of a job file
 SECRET = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
@@ -76,6 +76,7 @@ class Job(BaseModel):
 
     source: Reading
     target: str | None = Field(None, min_length=1, description="the column that the judges predict")
+    task: Task | None = Field(None, description="what the judges expect of the target, where the guess is wrong, e.g. translation")
     test: str | None = Field(None, min_length=1, description="a file of held-out real rows; otherwise a fifth is split off")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="the kind of a column where the guess is wrong")
     orders: dict[str, list[str | int]] = Field(default_factory=dict, description="the order of a category's values, least first")

@@ -86,7 +86,8 @@ def plan(job: Job) -> Plan:
     target = job.target or (source.target if source.target in table.column_names else None)
     kinds = {name: kind for name, kind in source.kinds.items() if name in table.column_names} | job.kinds
     orders = {name: [str(value) for value in values] for name, values in job.orders.items()}
-    whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders)), job.constraints)
+    task = job.task or (source.task if target == source.target else None)
+    whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders, task=task)), job.constraints)
     known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
     held = read(job.test, job).table if job.test else source.test
     if held is None:
@@ -230,7 +231,8 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
     def work(folder: Path) -> None:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
-        write_stream(model.stream(rows, seed=job.seed, tally=tally), folder / "rows.parquet", rows)
+        avoid = Dataset.open(prepared / "train.parquet") if model.schema.modality == "text" else None
+        write_stream(model.stream(rows, seed=job.seed, avoid=avoid, tally=tally), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
         if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed):

@@ -21,6 +21,7 @@ from data.constraints import row_keys, words
 from data.errors import BadInput, suggest
 from data.schema import Column, Constraint, Dataset, Schema
 from data.terms import TEXT, TRUTH, Test, marked, sort_of
+from data.texts import Texts
 from generators.base import Conditional, Rows
 
 if TYPE_CHECKING:
@@ -106,8 +107,9 @@ class Wish:
 class Drawing:
     """One stream of rows. Chunk i depends on (seed, i) alone, but for `unique` constraints, which remember 8 bytes a row."""
 
-    def __init__(self, fitted: Fitted, seed: int, tally: Tally):
+    def __init__(self, fitted: Fitted, seed: int, tally: Tally, avoid: Dataset | None):
         self.fitted, self.seed, self.tally = fitted, seed, tally
+        self.texts = Texts.of(fitted.schema, avoid)
         self.unseen = Unseen(fitted.layout.rules.unique)
         self.ids = [c.name for c in fitted.schema.columns if c.kind == "id"]
 
@@ -139,7 +141,7 @@ class Drawing:
         layout = self.fitted.layout
         wrong = np.zeros(table.num_rows, dtype=bool)
         outside = {f"the range of {name}": rows for name, rows in layout.outside(table).items()}
-        for what, rows in {**wish.misses(table), **layout.rules.broken(table), **outside}.items():
+        for what, rows in {**wish.misses(table), **layout.rules.broken(table), **outside, **self.texts.unfit(table)}.items():
             wrong |= rows
             self.tally.turn(what, int(rows.sum()))
         return np.flatnonzero(~wrong)

@@ -49,15 +49,23 @@ class Fitted:
         return Layout.of(self.schema)
 
     def sample(
-        self, n: int, *, seed: int = 0, given: Mapping[str, object] | None = None, where: str | None = None, shares: Shares | None = None
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        given: Mapping[str, object] | None = None,
+        where: str | None = None,
+        shares: Shares | None = None,
+        avoid: Dataset | None = None,
     ) -> Dataset:
         """n new rows; the same seed gives the same rows. They keep the constraints of the schema.
 
         `given` fixes columns, e.g. {"cut": "Ideal"}; `where` is a condition as in SQL, e.g. "price > 500 and cut = 'Ideal'"; `shares` gives
         the values of a column their shares of the rows, e.g. ("cut", {"Ideal": 0.5}), and the same share each where none is named.
+        Rows whose texts use the words of a row of `avoid` are drawn again, and so is code that does not parse.
         BadInput for an unknown column or value, and for what is too rare to be met.
         """
-        chunks = [chunk.table for chunk in self.stream(n, seed=seed, given=given, where=where, shares=shares)]
+        chunks = [chunk.table for chunk in self.stream(n, seed=seed, given=given, where=where, shares=shares, avoid=avoid)]
         return Dataset(self.schema, pa.concat_tables(chunks).combine_chunks())
 
     def stream(
@@ -68,6 +76,7 @@ class Fitted:
         given: Mapping[str, object] | None = None,
         where: str | None = None,
         shares: Shares | None = None,
+        avoid: Dataset | None = None,
         tally: Tally | None = None,
     ) -> Iterator[Dataset]:
         """The rows of `sample` in chunks of constant size; chunk i depends on (seed, i) only. `tally` counts the draws.
@@ -79,11 +88,11 @@ class Fitted:
         asked = [Condition.parse(where, self.schema)] if where is not None else []
         kinds = strata(self.schema, shares) if shares else [({}, [], 1.0)]
         wishes = [Wish(self, {**(given or {}), **values}, [*asked, *more]) for values, more, _ in kinds]
-        return self.chunks(n, seed, wishes, divided(n, np.array([share for *_, share in kinds])), tally or Tally())
+        drawing = Drawing(self, seed, tally or Tally(), avoid)
+        return self.chunks(n, seed, wishes, divided(n, np.array([share for *_, share in kinds])), drawing)
 
-    def chunks(self, n: int, seed: int, wishes: list[Wish], left: np.ndarray, tally: Tally) -> Iterator[Dataset]:
+    def chunks(self, n: int, seed: int, wishes: list[Wish], left: np.ndarray, drawing: Drawing) -> Iterator[Dataset]:
         """n rows, `left[i]` of them by wish i."""
-        drawing = Drawing(self, seed, tally)
         chunk = max(1, CELLS // self.codec.cells)
         for number, start in enumerate(range(0, n, chunk)):
             rng, numbers = torch.Generator().manual_seed(mix(seed, number, 7)), np.random.default_rng([seed, number])

@@ -417,7 +417,7 @@ def test_text_pairs_read_back(tmp_path):
     answers = [f"select count(*) from box where id = {i * 7} and kind = {i}" for i in range(60)]
     whole = pa.table({"question": questions, "answer": answers})
     schema = Schema.infer(whole, target="answer", kinds={"question": "text", "answer": "text"})
-    assert schema.task == "text-to-text"
+    assert schema.task == "text-to-code"
     loaded = load(released(tmp_path, data=Dataset.of(whole, schema)), tmp_path / "cache")
     assert loaded["question"][:] == questions
     assert loaded["answer"][:] == answers

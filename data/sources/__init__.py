@@ -15,6 +15,7 @@ import pyarrow as pa
 from data.arrow import fingerprint
 from data.errors import BadInput, suggest
 from data.infer import check_names
+from data.schema import Task
 from data.sources import builtin
 from data.sources.builtin import Builtin
 
@@ -28,7 +29,8 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 class Source:
     """A real table with its short name, what is known about it beforehand, and notes on how it was read.
 
-    `test` are rows that the source itself holds out. `skipped` says of each file that was left out why: it is for the screen alone.
+    `test` are rows that the source itself holds out, `task` is what its target is for.
+    `skipped` says of each file that was left out why: it is for the screen alone.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Source:
     kinds: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     test: pa.Table | None = None
+    task: Task | None = None
     skipped: tuple[str, ...] = ()
 
     @cached_property
@@ -92,7 +95,7 @@ def read_builtin(name: str, fit: Fit) -> Source:
 
     entry = builtin.CATALOGUE[name]
     table, test = builtin.load(name)
-    source = Source(name, table, entry.target, entry.kinds, (f"built-in: {entry.description}",), test)
+    source = Source(name, table, entry.target, entry.kinds, (f"built-in: {entry.description}",), test, entry.task)
     if fit.size is None:
         return source
     held = test and images.refit(test, fit, {}, name).table

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data.schema import Modality
+from data.schema import Modality, Task
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Builtin:
     kinds: Mapping[str, str] = field(default_factory=dict)
     modality: Modality = "tabular"
     held: int = 0
+    task: Task | None = None
 
 
 PLOTNINE, STATSMODELS = "plotnine:data/", "statsmodels:datasets/"

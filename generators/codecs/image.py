@@ -4,32 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from data.errors import BadInput, suggest
+from data.errors import BadInput
 from data.images import column, pixels
-from data.schema import RARE, Column, Dataset, Schema
-from data.terms import Test
-from generators.base import Codec, Rows
-
-MOST_LABELS = 1000
+from data.schema import Column, Dataset, Schema
+from generators.base import Rows
+from generators.codecs.labels import LabelCodec
 
 
 @dataclass(frozen=True)
-class ImageCodec(Codec):
+class ImageCodec(LabelCodec):
     """Rows are (x uint8 [n, C + K, H, W], y int64 [n]): the image's channels, then 0 or 255 for each of the mask's K classes; the label.
 
-    Without a mask K is 0, without a label there is one label. `shares` float64 [L] is how often each label occurs.
+    Without a mask K is 0.
     """
 
-    schema: Schema
-    shares: np.ndarray
+    noun: ClassVar[str] = "image"
 
     @classmethod
     def fit(cls, data: Dataset) -> Self:
@@ -39,16 +35,7 @@ class ImageCodec(Codec):
             what = f"; it cannot learn {', '.join(unfit)}" if unfit else ""
             rule = "a generator of images takes one image, at most one mask and at most one label"
             raise BadInput(f"{rule}{what}: drop the other columns (--drop)")
-        codec = cls(data.schema, np.ones(1))
-        if codec.label is None:
-            return codec
-        if len(codec.label.categories) > MOST_LABELS:
-            raise BadInput(f"column {codec.label.name!r} has {len(codec.label.categories):,} labels; at most {MOST_LABELS} can be learnt")
-        return cls(data.schema, np.bincount(codec.labels(data), minlength=len(codec.label.categories)) / len(data))
-
-    def one(self, *kinds: str) -> Column | None:
-        """The column of such a kind."""
-        return next((c for c in self.schema.columns if c.kind in kinds), None)
+        return cls(data.schema, cls(data.schema, np.ones(1)).frequencies(data))
 
     @property
     def image(self) -> Column:
@@ -57,10 +44,6 @@ class ImageCodec(Codec):
     @property
     def mask(self) -> Column | None:
         return self.one("mask")
-
-    @property
-    def label(self) -> Column | None:
-        return self.one("category", "boolean")
 
     @property
     def channels(self) -> int:
@@ -82,18 +65,6 @@ class ImageCodec(Codec):
     def cells(self) -> int:
         return int(np.prod(self.shape))
 
-    def labels(self, data: Dataset) -> np.ndarray:
-        """int64 [n] of each row's label. BadInput for a label that is null or too rare to be learnt."""
-        if self.label is None:
-            return np.zeros(len(data), dtype=np.int64)
-        known = {value: i for i, value in enumerate(self.label.categories)}
-        words = self.label.strings(data.table[self.label.name]).to_pylist()
-        odd = next((word for word in words if word not in known), words[0])
-        if odd not in known:
-            what = "is null" if odd is None else f"holds a label that fewer than {RARE} images have"
-            raise BadInput(f"column {self.label.name!r} {what}: leave those rows out")
-        return np.array([known[word] for word in words], dtype=np.int64)
-
     def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
         x = torch.from_numpy(pixels(data.table[self.image.name]))
         if self.mask:
@@ -111,32 +82,8 @@ class ImageCodec(Codec):
             values = np.array([int(value) for value in self.mask.categories], dtype=np.uint8)
             found[self.mask.name] = column(values[x[:, self.channels :].argmax(axis=1)][:, None])
         if self.label:
-            found[self.label.name] = pa.array(self.label.categories, pa.string()).take(pa.array(y)).cast(self.label.arrow)
+            found[self.label.name] = self.named(y)
         return Dataset(self.schema, pa.table([found[name] for name in self.schema.names], schema=self.schema.arrow))
-
-    def condition(self, given: Mapping[str, object]) -> Mapping[str, int]:
-        for name, value in given.items():
-            if self.label is None or name != self.label.name:
-                raise BadInput(f"the condition names column {name!r}: only the label of an image can be given")
-            if str(value) not in self.label.categories:
-                raise BadInput(
-                    f"the condition sets {name!r} to {value!r}, which is not one of its values{suggest(str(value), self.label.categories)}"
-                )
-        return {name: self.label.categories.index(str(value)) for name, value in given.items() if self.label}
-
-    def matches(self, rows: Rows, condition: Mapping[str, int]) -> Tensor:
-        return torch.stack([rows[1] == label for label in condition.values()]).all(0)
-
-    def weights(self, tests: Mapping[str, Test], given: Mapping[str, object]) -> dict[int, Tensor]:
-        """{0: float [L]}, which labels are wanted, or nothing when any is. BadInput as in `condition`."""
-        if self.label is None:
-            return {}
-        for label in self.condition(given).values():
-            return {0: F.one_hot(torch.tensor(label), len(self.shares)).float()}
-        if self.label.name not in tests:
-            return {}
-        passed = tests[self.label.name](pa.array(self.label.categories, pa.string()).cast(self.label.arrow))
-        return {0: torch.from_numpy(passed).float()}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"schema": self.schema.to_json()}, {"shares": torch.from_numpy(self.shares)}

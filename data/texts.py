@@ -1,0 +1,61 @@
+"""Texts as they are compared: two rows are near copies of each other when their texts use the same words, in whatever order or case."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from data.code import parses
+from data.schema import Column, Dataset, Schema
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case; marks count as words where there are no others."""
+    found = WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return [word for word in found if word[0].isalnum() or word[0] == "_"] or found
+
+
+def keys(table: pa.Table, columns: list[Column]) -> np.ndarray:
+    """uint64 [n], the same for rows whose texts in all these columns use the same words."""
+    rows = zip(*(table[c.name].to_pylist() for c in columns), strict=True)
+    return np.fromiter((key([text or "" for text in row]) for row in rows), dtype=np.uint64, count=table.num_rows)
+
+
+def key(texts: list[str]) -> int:
+    """A digest of the words of several texts."""
+    told = "\0".join(" ".join(sorted(set(words(text)))) for text in texts)
+    return int.from_bytes(hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The columns of texts, and the sorted keys of rows that must not be made."""
+
+    columns: list[Column]
+    known: np.ndarray
+
+    @classmethod
+    def of(cls, schema: Schema, avoid: Dataset | None) -> Texts:
+        """Without `avoid` any row may be made."""
+        columns = [c for c in schema.columns if c.kind == "text"]
+        return cls(columns, np.unique(keys(avoid.table, columns)) if avoid and columns else np.zeros(0, dtype=np.uint64))
+
+    def unfit(self, table: pa.Table) -> dict[str, np.ndarray]:
+        """bool [n], by what is wrong: near copies of known rows, empty texts, code that does not parse."""
+        if not self.columns:
+            return {}
+        columns = {c: table[c.name].to_pylist() for c in self.columns}
+        empty = [any(text is not None and not text.strip() for text in row) for row in zip(*columns.values(), strict=True)]
+        wrong = {"a near copy of a training row": np.isin(keys(table, self.columns), self.known), "an empty text": np.array(empty, bool)}
+        for column, texts in columns.items():
+            if column.language:
+                broken = [text is not None and not parses(column.language, text) for text in texts]
+                wrong[f"{column.language} that does not parse"] = np.array(broken, bool)
+        return wrong
