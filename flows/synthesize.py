@@ -96,13 +96,19 @@ def synthesize(job: Job) -> publishing.Outcome:
     """A real table in, a judged synthetic release out. Returns the publishing.Outcome."""
     dataset = read(job)
     with run_folder(dataset, waiting=stages.waiting(dataset)) as root:
-        prepared = ended(prepare(job, root)).folder
-        chosen = ended(choose(job, root, prepared)).folder if auto.wanted(job) else None
+        done: dict[str, Done] = {"prepare": ended(prepare(job, root))}
+        prepared = done["prepare"].folder
+        if auto.wanted(job):
+            done["choose"] = ended(choose(job, root, prepared))
+        chosen = done["choose"].folder if "choose" in done else None
         order = auto.settled(job, chosen)
-        fitted = ended(fit(order, root, prepared)).folder
-        drawn = ended(draw(order, root, prepared, fitted)).folder
-        judged = ended(judge(order, root, prepared, fitted, drawn)).folder
-        outcome = ended(publish(job, dataset, prepared, fitted, drawn, judged, chosen))
+        done["fit"] = ended(fit(order, root, prepared))
+        fitted = done["fit"].folder
+        done["draw"] = ended(draw(order, root, prepared, fitted))
+        drawn = done["draw"].folder
+        done["judge"] = ended(judge(order, root, prepared, fitted, drawn))
+        outcome = ended(publish(job, dataset, prepared, fitted, drawn, done["judge"].folder, chosen))
+        publishing.measure(root, job, done, outcome)
     tell(dataset, outcome)
     name = None if outcome.passed else "Quarantined"
     state: Any = Completed(name=name, message=str(outcome.folder), data=outcome)

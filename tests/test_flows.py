@@ -108,6 +108,20 @@ def test_damaged_folders_are_made_again(once, finished):
     assert rows(second.folder).equals(rows(finished / "out/iris/v1"))
 
 
+def test_each_run_leaves_a_line_of_metrics(once):
+    again = plainly(Job.of(learner()))
+    plainly(Job.of(learner(gates={**LOOSE, "copies": 0.9}, keep=1)))
+    first, second, third = map(json.loads, Path("home/runs/iris/metrics.jsonl").read_text().splitlines())
+    assert set(first["stages"]) == {"prepare", "fit", "draw", "judge"}
+    assert not any(stage["cached"] for stage in first["stages"].values())
+    assert all(stage["cached"] for stage in second["stages"].values())
+    assert (first["run"], first["job"]) == (again.manifest["run"], second["job"])
+    assert (third["version"], third["rows"], third["cached"]) == ("v2", 120, False)
+    assert third["peak_mib"] > 50
+    assert [r.version for r in releases.releases("out")] == ["v2"]  # keep=1
+    assert all(len(list(Path("home/runs/iris").glob(f"{name}-*"))) == 1 for name in first["stages"])
+
+
 def test_the_run_folder_is_private(once):
     assert Path("home").stat().st_mode & 0o077 == 0
     assert Path("home/runs/iris").stat().st_mode & 0o077 == 0
@@ -265,6 +279,8 @@ def test_the_flow_publishes_and_the_second_run_is_cached(server):
     assert second.result().folder == outcome.folder
     found = states(second.state_details.flow_run_id)
     assert {found[name] for name in ("prepare", "fit", "draw", "judge", "publish")} == {"Cached"}
+    lines = [json.loads(line) for line in Path(os.environ["ALFAR_HOME"], "runs/iris/metrics.jsonl").read_text().splitlines()]
+    assert [line["cached"] for line in lines[-2:]] == [False, True]
     from prefect.artifacts import Artifact
 
     assert "published" in Artifact.get("verdict-iris").data
