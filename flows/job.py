@@ -86,6 +86,7 @@ class Job(BaseModel):
     rows: int | None = Field(None, ge=1, le=10**10, description="rows to make; as many as the training data when left out")
     seed: int = Field(0, ge=0, le=2**32 - 1)
     minutes: float | None = Field(None, gt=0, le=10_080, description="bound on the training time")
+    drift: float | None = Field(None, ge=0, le=1, description="drift of the source up to which the last release's model is kept")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gates: dict[str, float] = Field(default_factory=dict, description="thresholds of the verdict")
     name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$", description="the name of the dataset that is published")

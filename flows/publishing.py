@@ -79,7 +79,10 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
         "log": model["log"],
         "schema": model["schema"],
         "scores": read_json(judged / "scores.json"),
+        "reference": read_json(fitted / "reference.json"),
     }
+    if (fitted / "drift.json").is_file():
+        manifest["drift"] = read_json(fitted / "drift.json")
     if chosen:
         manifest["auto"] = read_json(chosen / "choice.json") | {"command": command(job)}
     limits = Thresholds(**job.gates)
@@ -269,7 +272,7 @@ def synthesize(job: Job) -> Outcome:
             done["choose"] = choose(job, root, prepared)
         chosen = done["choose"].folder if "choose" in done else None
         order = auto.settled(job, chosen)
-        done["fit"] = fit(order, root, prepared)
+        done["fit"] = fit(order, root, prepared, found.dataset)
         fitted = done["fit"].folder
         done["draw"] = draw(order, root, prepared, fitted)
         drawn = done["draw"].folder

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from data import releases, sources
 from data.arrow import fingerprint
 from data.constraints import constrain
+from data.drift import drift, reference
 from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
 from data.sources import images
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
 LEAST_TEST_ROWS = 10
+WORST = 10  # columns whose drift a release tells
 STEP_SECONDS = 0.0012  # of training, a column
 JUDGE_SECONDS = {"tabular": 0.00015, "text": 0.00015, "image": 0.0075}  # a row and column
 START_MINUTES = 0.6
@@ -204,10 +207,23 @@ def choose(job: Job, root: Path, prepared: Path) -> Done:
     return stage(root, "choose", inputs, work, code=("data", "generators", "evaluators", "flows"))
 
 
-def fit(job: Job, root: Path, prepared: Path) -> Done:
-    """The trained model, model/. A killed fit goes on from its checkpoint."""
+def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Done:
+    """The trained model, model/, and what is to be told of its data: reference.json. A killed fit goes on from its checkpoint.
+
+    When the source has drifted from that of the last release of `dataset` no further than the job allows, it is that release's model;
+    drift.json says so, or why not.
+    """
     generator = generator_of(job, schema_of(prepared / "train.parquet"))
-    inputs = {"prepared": prepared.name, "generator": recipe(generator), "seed": job.seed, "minutes": job.minutes, "device": job.device}
+    inputs: dict[str, Any] = {
+        "prepared": prepared.name,
+        "generator": recipe(generator),
+        "seed": job.seed,
+        "minutes": job.minutes,
+        "device": job.device,
+    }
+    moved, known = drifted(job, dataset, prepared, inputs["generator"])
+    if moved and moved["kept"] and known:
+        return stage(root, "fit", {**inputs, "drift": moved}, partial(keep, known, moved), code=("data", "generators"))
 
     def work(folder: Path) -> None:
         train = Dataset.open(prepared / "train.parquet")
@@ -215,9 +231,43 @@ def fit(job: Job, root: Path, prepared: Path) -> Done:
         checkpoints.mkdir(exist_ok=True)
         fitted = generator.fit(train, seed=job.seed, minutes=job.minutes, device=job.device, folder=checkpoints, progress=teller("fit"))
         fitted.save(folder / "model")
+        write_json(folder / "reference.json", reference(train))
+        if moved:
+            write_json(folder / "drift.json", moved)
         shutil.rmtree(checkpoints)
 
     return stage(root, "fit", inputs, work, code=("data", "generators"), resumes=True)
+
+
+def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any] | None, releases.Release | None]:
+    """How far the source is from the data of the last release's model, and that release.
+
+    {"from": version, "value", "limit", "kept", "columns": the worst}; None without a release by the same recipe for the same columns, and
+    when the source is the same.
+    """
+    if job.drift is None or dataset is None or not (Path(job.to) / dataset).is_dir():
+        return None, None
+    try:
+        known = releases.open_release(Path(job.to) / dataset, verify=True)
+        manifest = known.manifest
+        same = manifest["source"].get("fingerprint") == read_json(prepared / "source.json")["fingerprint"]
+        train = Dataset.open(prepared / "train.parquet")
+        schema = Schema.from_json(manifest["schema"])
+        alike = [(c.name, c.kind, c.type) for c in schema.columns] == [(c.name, c.kind, c.type) for c in train.schema.columns]
+        if same or not alike or schema.target != train.schema.target or manifest["generator"] != wanted:
+            return None, None
+        found = drift(manifest["reference"], train)
+    except (BadInput, KeyError, TypeError, ValueError):
+        return None, None  # no release, or one without a reference: there is nothing to compare with
+    kept = found["value"] <= job.drift
+    return {"from": known.version, "value": found["value"], "limit": job.drift, "kept": kept, "columns": found["columns"][:WORST]}, known
+
+
+def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
+    """The model of a release, as the result of a fit."""
+    shutil.copytree(known.model, folder / "model")
+    write_json(folder / "reference.json", known.manifest["reference"])
+    write_json(folder / "drift.json", moved)
 
 
 def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:

@@ -64,9 +64,9 @@ def choose(job: Job, root: Path, prepared: Path) -> Done:
 
 
 @task(persist_result=False)
-def fit(job: Job, root: Path, prepared: Path) -> Done:
-    """Train the generator on the training rows."""
-    return told(stages.fit(job, root, prepared))
+def fit(job: Job, root: Path, prepared: Path, dataset: str) -> Done:
+    """Train the generator on the training rows, unless the last release's model still fits them."""
+    return told(stages.fit(job, root, prepared, dataset))
 
 
 @task(persist_result=False)
@@ -102,7 +102,7 @@ def synthesize(job: Job) -> publishing.Outcome:
             done["choose"] = ended(choose(job, root, prepared))
         chosen = done["choose"].folder if "choose" in done else None
         order = auto.settled(job, chosen)
-        done["fit"] = ended(fit(order, root, prepared))
+        done["fit"] = ended(fit(order, root, prepared, dataset))
         fitted = done["fit"].folder
         done["draw"] = ended(draw(order, root, prepared, fitted))
         drawn = done["draw"].folder
