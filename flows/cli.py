@@ -28,7 +28,9 @@ examples:
 
 exit codes: 0 done, 2 bad input, 3 not published because a gate failed, 130 stopped by Ctrl-C"""
 
-SOURCE = "a built-in dataset (alfar datasets), a .csv/.tsv file, a parquet file or folder, a folder of images, or a database URL"
+SOURCE = (
+    "a built-in dataset (alfar datasets), a file (.csv .tsv .jsonl .json .parquet .po .mo), a folder of parquet, images or .po, or a URL"
+)
 
 
 class Parser(argparse.ArgumentParser):
