@@ -192,6 +192,7 @@ def release(
     from evaluators.pictures import pictures
     from evaluators.quality import quality
     from evaluators.report import render
+    from evaluators.samples import samples
     from generators import registry
 
     now = datetime.now(UTC)
@@ -210,8 +211,8 @@ def release(
     manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
     if publishable:
         shutil.copytree(model, staged / "model")
-    sheets = pictures(files, frames, FRAMES) if publishable and schema.modality == "image" else None
-    (staged / "report.html").write_text(render(manifest, sheets), encoding="utf-8")
+    shown = {"image": partial(pictures, files, frames, FRAMES), "text": partial(samples, schema, files)}.get(schema.modality, dict)
+    (staged / "report.html").write_text(render(manifest, shown() if publishable else None), encoding="utf-8")
     if manifest["reasons"]:
         folder = releases.quarantine(staged, to, dataset, manifest, manifest["reasons"])
     else:
