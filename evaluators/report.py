@@ -103,7 +103,7 @@ def environment() -> Environment:
     )
     environment.filters.update(
         {f.__name__: f for f in (num, percent, share, whole, figure, interval, duration, words, when, place, span, number)}
-        | {f.__name__: f for f in (dots, panels, columns, pairs, spaces, classes, answers, runs, bars, histogram, heat, curve)}
+        | {f.__name__: f for f in (dots, panels, columns, pairs, spaces, classes, answers, runs, bars, histogram, heat, curve, counted)}
     )
     environment.globals.update(
         LOWER_IS_BETTER=LOWER_IS_BETTER, CONFUSED=CONFUSED, PLOTTED_COLUMNS=PLOTTED_COLUMNS, PLOTTED_PAIRS=PLOTTED_PAIRS
@@ -386,6 +386,11 @@ def histogram(plot: Mapping[str, Any]) -> dict[str, Any] | None:
         "synthetic": outline(tall["synthetic"]),
         "ticks": [names[0], *middle, names[min(size, len(names) - 1)]],
     }
+
+
+def counted(plot: Mapping[str, Any]) -> dict[str, Any]:
+    """A histogram of whole numbers, whose edges lie halfway between them: named by the least number above each."""
+    return {**plot, "edge_labels": [whole(math.ceil(e)) if (e := number(edge)) is not None else "" for edge in plot["edges"]]}
 
 
 def heat(plot: Mapping[str, Any]) -> dict[str, Any] | None:

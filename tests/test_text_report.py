@@ -84,7 +84,7 @@ def told(labels: list[str], bad: float | None = 0.25) -> dict[str, Any]:
             "synthetic": shares,
             "confused": [{"true": labels[0], "said": labels[-1], "synthetic": 0.45, "real": 0.15}],
         },
-        "plots": {"columns": [{"name": "said", "kind": "text", "edges": [-0.5, 0.5, 9.5], "real": [0.2, bad], "synthetic": [0.3, 0.7]}]},
+        "plots": {"columns": [{"name": "said", "kind": "text", "edges": [-0.5, 4.5, 9.5], "real": [0.2, bad], "synthetic": [0.3, 0.7]}]},
         "rows_used": {"train": 400, "test": 100, "synthetic": 400, "a_side": 100},
     }
     made["scores"]["privacy"] |= {
@@ -177,6 +177,7 @@ def test_the_figures_of_texts_are_on_the_page() -> None:
         "8 words 12.5 %",
     ):
         assert figure in text
+    assert "words 0 10 The longest" in text, "the ends of the lengths"
     assert "Code that parses" not in text, "what the task does not have is not asked for"
     text = text[text.index("Labels, worst and best") :]
     worst, best = text.index("label 00 5.0 %"), text.index("label 39 95.0 %")
