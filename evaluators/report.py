@@ -32,7 +32,7 @@ BOARD = {  # a leaderboard's figures of rows, of images and of texts: key, title
     ),
     "text": (
         ("perplexity", "Perplexity", "num"),
-        ("divergence", "Divergence", "num"),
+        ("agreement", "Label agreement", "share"),
         ("near", "Near copies", "share"),
     ),
 }
@@ -344,10 +344,9 @@ def answers(fidelity: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {"worst": worst, "best": lines[len(worst) :][-LABELS:][::-1]}
 
 
-def runs(spans: Mapping[str, Any]) -> list[dict[str, Any]]:
+def runs(spans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The shares of rows with a run of so many words of a training text, as bars."""
-    sides = (spans.get(key, []) for key in ("words", "real", "synthetic"))
-    rows = [(f"{whole(n)} words", number(r) or 0.0, number(s) or 0.0) for n, r, s in zip(*sides, strict=False)]
+    rows = [(f"{whole(run.get('words'))} words", *(number(run.get(side)) or 0.0 for side in ("real", "synthetic"))) for run in spans]
     return [{"label": t, "real": r, "synthetic": s, "wide": [round(92 * r, 2), round(92 * s, 2)]} for t, r, s in rows]
 
 

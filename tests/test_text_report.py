@@ -92,7 +92,7 @@ def told(labels: list[str], bad: float | None = 0.25) -> dict[str, Any]:
         "texts": {
             "near_copies": sides(0.0, 0.041),
             "columns": [{"name": "said", **sides(bad, 0.061)}],
-            "spans": {"words": [4, 6, 8], "synthetic": [0.6, 0.3, 0.125], "real": [0.5, bad, 0.1]},
+            "spans": [{"words": n, **sides(0.5 / n, bad)} for n in (4, 6, 8)],
             "leaks": {"emails": {"known": 7, **sides(0.003, 0.0), "values": {"synthetic": 2, "real": 0}}, "any": sides(0.003, 0.0)},
         },
         "distances": {"edges": [0.0, 0.5, 1.0], "real": [0.4, 0.6], "synthetic": [0.5, bad], "median_ratio": bad},
@@ -174,7 +174,7 @@ def test_the_figures_of_texts_are_on_the_page() -> None:
         "of 40 labels",
         "4.1 %",
         "2 of 7 come again",
-        "8 words 12.5 %",
+        "8 words 6.2 %",
     ):
         assert figure in text
     assert "words 0 10 The longest" in text, "the ends of the lengths"
@@ -218,9 +218,9 @@ def test_what_is_missing_is_said(bad: float | None) -> None:
 
 
 def test_a_leaderboard_of_texts_has_their_figures() -> None:
-    row = {"generator": "text/ngram", "kind": "text", "seeds": 2, "tstr": score(0.9), "perplexity": 21.5, "divergence": 0.125, "near": 0.01}
+    row = {"generator": "text/ngram", "kind": "text", "seeds": 2, "tstr": score(0.9), "perplexity": 21.5, "agreement": 0.875, "near": 0.01}
     text = plain(render_leaderboard({"dataset": "shop", "headline": "accuracy", "rows": [row]}))
-    assert all(figure in text for figure in ("Perplexity", "21.5", "Divergence", "0.125", "Near copies", "1.0 %"))
+    assert all(figure in text for figure in ("Perplexity", "21.5", "Label agreement", "87.5 %", "Near copies", "1.0 %"))
 
 
 # ---- the private page
