@@ -346,8 +346,11 @@ def answers(fidelity: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def runs(spans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The shares of rows with a run of so many words of a training text, as bars."""
-    rows = [(f"{whole(run.get('words'))} words", *(number(run.get(side)) or 0.0 for side in ("real", "synthetic"))) for run in spans]
-    return [{"label": t, "real": r, "synthetic": s, "wide": [round(92 * r, 2), round(92 * s, 2)]} for t, r, s in rows]
+    found = []
+    for run in spans:
+        real, made = (number(run.get(side)) or 0.0 for side in ("real", "synthetic"))
+        found.append({"label": f"{whole(run.get('words'))} words", "real": real, "synthetic": made, "wide": [92 * real, 92 * made]})
+    return found
 
 
 def bars(plot: Mapping[str, Any]) -> list[dict[str, Any]]:
