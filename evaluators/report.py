@@ -103,7 +103,10 @@ def environment() -> Environment:
     )
     environment.filters.update(
         {f.__name__: f for f in (num, percent, share, whole, figure, interval, duration, words, when, place, span, number)}
-        | {f.__name__: f for f in (dots, panels, columns, pairs, spaces, classes, answers, runs, bars, histogram, heat, curve, counted)}
+        | {
+            f.__name__: f
+            for f in (dots, panels, columns, pairs, spaces, classes, answers, runs, bars, histogram, heat, curve, counted, growth)
+        }
     )
     environment.globals.update(
         LOWER_IS_BETTER=LOWER_IS_BETTER, CONFUSED=CONFUSED, PLOTTED_COLUMNS=PLOTTED_COLUMNS, PLOTTED_PAIRS=PLOTTED_PAIRS
@@ -429,6 +432,24 @@ def heat(plot: Mapping[str, Any]) -> dict[str, Any] | None:
         "x": x,
         "y": y,
     }
+
+
+def growth(learning: Any) -> dict[str, Any] | None:
+    """The scores by rows as a path a side in a box of 100 x 100, rows on a logarithmic axis; None unless two sizes were measured."""
+    learning = learning if isinstance(learning, Mapping) else {}
+    rows = [n for n in map(number, learning.get("rows", [])) if n is not None and n > 0]
+    sides = {side: list(map(number, learning.get(side, []))) for side in ("real", "synthetic", "both")}
+    values = [v for side in sides.values() for v in side if v is not None]
+    if len(rows) < 2 or not values:
+        return None
+    y, ends = scale(values), (math.log(min(rows)), math.log(max(rows)))
+    at = [round(100 * (math.log(n) - ends[0]) / ((ends[1] - ends[0]) or 1), 2) for n in rows]
+
+    def path(side: list[float | None]) -> str:
+        spots = [f"{x:.4g} {100 - y.at(v):.4g}" for x, v in zip(at, side, strict=False) if v is not None]
+        return "M" + "L".join(spots) if spots else ""
+
+    return {**{side: path(found) for side, found in sides.items()}, "y": y, "ticks": list(zip(at, rows, strict=True))}
 
 
 def curve(points: Any) -> dict[str, Any] | None:

@@ -16,7 +16,8 @@ from torch import nn
 from data.schema import Dataset, Schema, Split
 from data.texts import words
 from evaluators.inspect import inspect
-from evaluators.report import answers, render, render_leaderboard
+from evaluators.learning import learning
+from evaluators.report import answers, growth, render, render_leaderboard
 from evaluators.samples import FOLDED, MOST, folded, samples
 from flows import stages
 from flows.job import Job
@@ -61,6 +62,14 @@ def told(labels: list[str], bad: float | None = 0.25) -> dict[str, Any]:
         "judges": {
             "tfidf": {r: {"accuracy": score(0.9), "f1": score(bad)} for r in roles},
             "bag": {r: {"accuracy": score(0.8)} for r in roles},
+        },
+        "learning": {
+            "judge": "tfidf",
+            "metric": "accuracy",
+            "rows": [20, 60, 180],
+            "real": [0.5, 0.7, 0.9],
+            "synthetic": [0.4, bad, 0.8],
+            "both": [0.6] * 3,
         },
         "signatures": {"chrf": "nrefs:1|case:mixed"},
     }
@@ -209,8 +218,10 @@ def test_what_is_missing_is_said(bad: float | None) -> None:
     assert "nan" not in text.lower().split()
     assert "inf" not in text.lower().split()
     made["scores"]["fidelity"] = {"kind": "text"}
+    made["scores"]["utility"]["learning"] = None
     text = plain(render(made))
     assert "Labels were not measured one by one" in text
+    assert "No learning curve" in text
     assert "Lengths were not recorded" in text
     assert "The detector was not run" in text
     made["scores"]["fidelity"] = None
@@ -221,6 +232,31 @@ def test_a_leaderboard_of_texts_has_their_figures() -> None:
     row = {"generator": "text/ngram", "kind": "text", "seeds": 2, "tstr": score(0.9), "perplexity": 21.5, "agreement": 0.875, "near": 0.01}
     text = plain(render_leaderboard({"dataset": "shop", "headline": "accuracy", "rows": [row]}))
     assert all(figure in text for figure in ("Perplexity", "21.5", "Label agreement", "87.5 %", "Near copies", "1.0 %"))
+
+
+def test_a_learning_curve_rises_from_left_to_right() -> None:
+    drawn = growth({"rows": [10, 100, 1000], "real": [0.0, 0.5, 1.0], "synthetic": [0.0, None, 1.0], "both": []})
+    assert drawn
+    assert (drawn["real"], drawn["synthetic"], drawn["both"]) == ("M0 100L50 50L100 0", "M0 100L100 0", "")
+    assert growth(None) is growth({"rows": [10], "real": [1.0]}) is None
+
+
+def test_scores_grow_with_rows_of_either_kind() -> None:
+    rng = np.random.default_rng(0)
+
+    def table(n: int, noise: float) -> Dataset:
+        x = rng.normal(size=n)
+        found = pa.table({"x": x, "z": rng.normal(size=n), "y": np.where(x + noise * rng.normal(size=n) > 0, "a", "b")})
+        return Dataset.of(found, Schema.infer(found, target="y"))
+
+    split = Split(table(900, 0.3), table(400, 0.3))
+    found = learning(split, table(700, 3.0))
+    assert found
+    assert found["rows"] == [25, 77, 233, 700]
+    assert found["real"][-1] > max(found["real"][0], found["synthetic"][-1])
+    assert found["real"][-1] > 0.9 > found["synthetic"][-1]
+    assert len(found["both"]) == 4
+    assert learning(Split(split.train.take(np.arange(9)), split.test), split.train) is None
 
 
 # ---- the private page
