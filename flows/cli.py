@@ -175,6 +175,7 @@ def reading(sub: Parser) -> None:
     sub.add_argument("--target", metavar="COLUMN", help="the column that models will predict; judges learn it too")
     sub.add_argument("--task", help="what a target that is a text is for: translation, text-to-code or summarisation")
     sub.add_argument("--test", metavar="FILE", help="your own held-out real rows; a fifth is split off when left out")
+    sub.add_argument("--database", metavar="FILE", help="an SQLite database against which SQL is run, read-only, to judge it")
     sub.add_argument(
         "--kind",
         action="append",
@@ -303,7 +304,8 @@ def serve(options: argparse.Namespace) -> int:
 def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
     """What the options say, as a job file would; `file` names the job file that they override."""
     said = {**vars(options), **fixed}
-    values = {k: said[k] for k in ("target", "task", "test", "rows", "seed", "minutes", "device", "name", "to") if said.get(k) is not None}
+    named = ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "to")
+    values = {k: said[k] for k in named if said.get(k) is not None}
     path = Path(options.source)
     if path.suffix in (".yaml", ".yml"):
         from flows.job import read_yaml

@@ -285,7 +285,7 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
     for option in ("query", "delimiter", "encoding", "size"):
         words += [f"--{option}", str(reading[option])] if option in reading else []
     words += ["--crop"] if "crop" in reading else []
-    for option in ("target", "test", "rows", "seed", "minutes", "device", "name"):
+    for option in ("target", "test", "database", "rows", "seed", "minutes", "device", "name"):
         words += [f"--{option}", str(said[option])] if option in said else []
     for column in said.get("drop", ()):
         words += ["--drop", column]
