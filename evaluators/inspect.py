@@ -23,7 +23,7 @@ from evaluators.privacy import nearest, points
 from evaluators.protocol import capped
 from evaluators.report import clean, environment
 from evaluators.samples import folded
-from evaluators.tabular import measured
+from evaluators.tabular import judged_as, measured
 
 SHOWN = 12  # synthetic rows whose neighbours are shown
 NEIGHBOURS = 4  # training images beside each
@@ -41,11 +41,11 @@ def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0) -> str
         capped(Dataset.of(data.table, real.train.schema), rows, rng)
         for data, rows in ((real.train, REFERENCES), (real.test, QUERIES), (synthetic, QUERIES))
     )
-    found: dict[str, Any] = {"name": name, "train": len(train), "made": len(made), "kind": real.train.schema.modality}
-    if real.train.schema.modality == "image":
+    found: dict[str, Any] = {"name": name, "train": len(train), "made": len(made), "kind": judged_as(real.train.schema)}
+    if found["kind"] == "image":
         found |= beside(real.train, synthetic) | images(train, test, made)
-    elif real.train.schema.modality == "text" and len(train) and len(made):
-        found |= texts_beside(train, test, made)
+    elif found["kind"] == "text":
+        found |= texts_beside(train, test, made) if len(train) and len(made) else {}
     elif measured(train.schema) and len(train) and len(test) and len(made):
         found |= rows_beside(train, test, made)
     return environment().get_template("inspect.html.j2").render(f=clean(found))

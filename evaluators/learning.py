@@ -8,12 +8,12 @@ import numpy as np
 
 from data.schema import Dataset, Split
 from evaluators.protocol import JUDGES, answered, capped, joined
-from evaluators.tabular import side_by_side
+from evaluators.tabular import judged_as, side_by_side
 
 MOST = 6_000  # rows of the largest set
 STEPS = (27, 9, 3, 1)  # the other sets have these parts of its rows
 SCORED = 2_000  # test rows
-LEAST = 20  # rows of the smallest set
+LEAST, LABELLED = 20, 3  # rows of the smallest set, and for each label
 
 
 def learning(real: Split, synthetic: Dataset, *, seed: int = 0) -> dict[str, Any] | None:
@@ -22,14 +22,15 @@ def learning(real: Split, synthetic: Dataset, *, seed: int = 0) -> dict[str, Any
     Smaller sets are parts of larger ones. None without a judge or with too few rows.
     """
     schema = real.train.schema
-    judges = JUDGES.get((schema.modality, schema.task))
+    judges = JUDGES.get((judged_as(schema), schema.task))
     if schema.target is None or not judges:
         return None
     rng = np.random.default_rng([seed, 0x1EA2])
     train, made = (shuffled(answered(data, real.train), rng) for data in (real.train, synthetic))
     test = capped(answered(real.test, real.train), SCORED, rng)
     rows = [min(MOST, len(train), len(made)) // part for part in STEPS]
-    rows = [n for n in rows if n >= LEAST]
+    least = max(LEAST, LABELLED * len(schema[schema.target].categories))
+    rows = [n for n in rows if n >= least]
     if not rows or not len(test):
         return None
     name, judge = next(iter(judges.items()))

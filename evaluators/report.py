@@ -118,7 +118,8 @@ def noun_of(manifest: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
     """What a row of a release is called: an image, a text, or a row of a table."""
     columns = manifest.get("schema", {}).get("columns", [])
     kinds = {column.get("kind") for column in columns if isinstance(column, Mapping)}
-    return "image" if "image" in kinds or "labels" in shown else "text" if "text" in kinds or "columns" in shown else "row"
+    fidelity = manifest.get("scores", {}).get("fidelity", {"kind": "text" if "text" in kinds else ""})  # tables may hold texts too
+    return "image" if "image" in kinds or "labels" in shown else "text" if fidelity.get("kind") == "text" or "columns" in shown else "row"
 
 
 # ---- values

@@ -281,6 +281,7 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Do
 def scores(real: Split, samples: list[Dataset], seed: int, database: str | None = None) -> dict[str, Any]:
     """The three judgements of samples of one model (or one table), as JSON; `database` is where SQL is run."""
     from evaluators.fidelity import fidelity
+    from evaluators.learning import learning
     from evaluators.likeness import likeness
     from evaluators.privacy import privacy
     from evaluators.protocol import utility
@@ -292,6 +293,8 @@ def scores(real: Split, samples: list[Dataset], seed: int, database: str | None 
     tell = teller("judge")
     tell(0, 3, "utility: judges learn on synthetic rows, scored on real ones")
     result = {"utility": utility(real, samples, seed=seed, judges={"seq2seq": executing(database)} if database else None)}
+    if judged_as(real.train.schema) == "text" and real.train.schema.task == "classification":
+        result["utility"] |= {"learning": learning(real, samples[0], seed=seed)}
     tell(1, 3, "fidelity: how like the real rows, and a detector")
     result["fidelity"] = alike[judged_as(real.train.schema)](real.train, real.test, samples[0], seed=seed)
     tell(2, 3, "privacy: copies, distances, membership")

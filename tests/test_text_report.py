@@ -17,8 +17,10 @@ from data.schema import Dataset, Schema, Split
 from data.texts import words
 from evaluators.inspect import inspect
 from evaluators.learning import learning
+from evaluators.privacy import privacy
 from evaluators.report import answers, growth, render, render_leaderboard
 from evaluators.samples import FOLDED, MOST, folded, samples
+from evaluators.wording import wording
 from flows import stages
 from flows.job import Job
 from flows.publishing import Asked, resample, synthesize
@@ -191,6 +193,21 @@ def test_the_figures_of_texts_are_on_the_page() -> None:
     text = text[text.index("Labels, worst and best") :]
     worst, best = text.index("label 00 5.0 %"), text.index("label 39 95.0 %")
     assert worst < best
+
+
+def test_what_is_measured_is_shown() -> None:
+    train, test, made = spoken(400), spoken(150, seed=1), spoken(400, seed=2)
+    found = told(["x"])
+    found["scores"]["fidelity"] = wording(train, test, made)
+    found["scores"]["privacy"] = privacy(train, test, made)
+    found["scores"]["utility"]["learning"] = learning(Split(train, test), made)
+    found["schema"] = train.schema.to_json()
+    text = plain(render(found, {}))
+    text = text[text.index("Fidelity: does it look real?") : text.index("Quality: are the files")]
+    assert not re.search(r"not (measured|recorded|run)|—", text), "every key that is shown is one that is measured"
+    assert all(word in text for word in ("Worst", "open", "close", "Length of said", "Shares of intent", "16 words"))
+    found["scores"] |= {"fidelity": wording(train, test, train), "privacy": privacy(train, test, train)}
+    assert "100.0 %" in plain(render(found)), "copies are seen"
 
 
 def test_labels_are_sorted_from_the_worst_and_from_the_best() -> None:
