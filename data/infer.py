@@ -16,6 +16,7 @@ from data.arrow import DAY, IMAGE_TYPE, instant, to_numbers, to_strings, wall
 from data.code import language_of
 from data.errors import BadInput, suggest
 from data.schema import KINDS, RARE, WORDING, Column, Schema, Task
+from data.texts import CONTROL
 
 MIN_ROWS = 50  # a joint distribution cannot be learnt, split and judged on less
 MAX_CLASSES = 50  # an integer target with more distinct values than this is a quantity, not a class
@@ -106,7 +107,7 @@ def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target
         return infer_image(name, kind, values)
     column = Column(name, kind, str(arrow), nullable=values.null_count > 0)  # type: ignore[arg-type]
     if kind == "text":
-        return replace(column, language=language_of(to_strings(values).drop_null()))
+        return infer_text(column, to_strings(values))
     if column.is_number:
         numbers = column.numbers(values)
         column = replace(column, nullable=bool(np.isnan(numbers).any()))
@@ -138,6 +139,21 @@ def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target
             kept.sort(key=float)
         return replace(column, categories=tuple(kept), ordered=bool(order) or not pa.types.is_string(arrow))
     return column
+
+
+def infer_text(column: Column, texts: pa.Array) -> Column:
+    """A column of texts: the language if they are code, and the most characters, rounded up. BadInput names the first that is none."""
+    wrong = {
+        "is empty": pc.equal(pc.utf8_trim_whitespace(texts), ""),
+        "holds a control character other than tab and line breaks": pc.match_substring_regex(texts, CONTROL.pattern),
+    }
+    for what, rows in wrong.items():
+        if (row := pc.index(rows, True).as_py()) >= 0:
+            count = pc.sum(rows).as_py() - 1
+            more = f", as in {count:,} more" if count else ""
+            raise BadInput(f"column {column.name!r}: the text of row {row + 1:,} {what}{more}: leave such rows out, or the column (--drop)")
+    most = round_outwards(np.array([0.0, pc.max(pc.utf8_length(texts)).as_py()]), 1.0)[1]
+    return replace(column, language=language_of(texts.drop_null()), high=most)
 
 
 def infer_image(name: str, kind: str, values: pa.ChunkedArray) -> Column:

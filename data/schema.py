@@ -42,7 +42,8 @@ RARE = 5  # a value seen in fewer rows than this belongs to somebody: it is neit
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `type` is the Arrow type that a release stores; `low`/`high` are rounded outwards, in `numbers` units.
+    """One column. `type` is the Arrow type that a release stores; `low`/`high` are rounded outwards, in `numbers` units;
+    of a text, `high` is the most characters.
 
     `step` is the grid of a quantity: values are whole multiples of it (0.01 for cents, 1 for integers, a day in microseconds for
     dates, on the clock of their zone); 0 means continuous. `ordered` says that `categories` stand in their natural order. `size` is that

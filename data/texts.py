@@ -14,6 +14,7 @@ from data.code import parses
 from data.schema import Column, Dataset, Schema
 
 WORD = re.compile(r"\w+|[^\w\s]")
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # no text holds one: all but tab and the ends of lines
 
 
 def words(text: str) -> list[str]:
@@ -34,6 +35,17 @@ def key(texts: list[str]) -> int:
     return int.from_bytes(hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
+def fault(column: Column, text: str) -> str | None:
+    """What is wrong with a text of this column, or nothing."""
+    if not text.strip():
+        return "an empty text"
+    if CONTROL.search(text):
+        return "a text with a control character"
+    if column.high is not None and len(text) > column.high:
+        return "a text that is too long"
+    return None if parses(column.language, text) else f"{column.language} that does not parse"
+
+
 @dataclass(frozen=True)
 class Texts:
     """The columns of texts, and the sorted keys of rows that must not be made."""
@@ -48,14 +60,12 @@ class Texts:
         return cls(columns, np.unique(keys(avoid.table, columns)) if avoid and columns else np.zeros(0, dtype=np.uint64))
 
     def unfit(self, table: pa.Table) -> dict[str, np.ndarray]:
-        """bool [n], by what is wrong: near copies of known rows, empty texts, code that does not parse."""
+        """bool [n], by what is wrong: near copies of known rows, and what `fault` finds in a text."""
         if not self.columns:
             return {}
-        columns = {c: table[c.name].to_pylist() for c in self.columns}
-        empty = [any(text is not None and not text.strip() for text in row) for row in zip(*columns.values(), strict=True)]
-        wrong = {"a near copy of a training row": np.isin(keys(table, self.columns), self.known), "an empty text": np.array(empty, bool)}
-        for column, texts in columns.items():
-            if column.language:
-                broken = [text is not None and not parses(column.language, text) for text in texts]
-                wrong[f"{column.language} that does not parse"] = np.array(broken, bool)
+        wrong = {"a near copy of a training row": np.isin(keys(table, self.columns), self.known)}
+        for column in self.columns:
+            for row, text in enumerate(table[column.name].to_pylist()):
+                if text is not None and (what := fault(column, text)):
+                    wrong.setdefault(what, np.zeros(len(table), dtype=bool))[row] = True
         return wrong

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+SPAN = 8  # words in the same order that are a long run
+
 
 @dataclass(frozen=True)
 class Thresholds:
     """The limits. Shape, trend, copies and near are allowances beyond what real held-out rows score on the same table.
 
-    For images dcr and membership are also taken beyond what real training images score, where that is above a blind guess.
+    For images and texts dcr and membership are also taken beyond what real training rows score, where that is above a blind guess.
     """
 
     utility: float = 0.7  # least share of the real signal kept, for the low end of its interval
@@ -24,8 +26,10 @@ class Thresholds:
     shape: float = 10.0  # most percent of error of the columns beyond the real reference
     trend: float = 15.0  # most percent of error of the pairs beyond the real reference
     coverage: float = 0.2  # least share of held-out images with a synthetic one in their neighbourhood
-    near: float = 0.02  # most share of images nearer to train than all but 1 % of held-out images, beyond the real reference
+    near: float = 0.02  # most share of images or texts nearer to train than all but 1 % of held-out ones, beyond the real reference
     copies: float = 0.01  # most share of copied rows beyond the real reference
+    spans: float = 0.1  # most share of texts with a run of `SPAN` words of a training text, beyond the real reference
+    leaks: float = 0.01  # most share of texts with an e-mail address, long number or rare name of train, beyond the real reference
     dcr: float = 52.0  # most percent of rows nearer to train than to held-out rows, for the low end of its interval
     membership: float = 0.53  # most area of membership inference, for the low end of its interval
 
@@ -38,8 +42,11 @@ WHY = {
     "trend": "Columns must hang together in pairs as the real ones do; this is the average percent of error.",
     "coverage": "Synthetic images must show what real ones do, not a few kinds of them; this is the share of held-out real images that "
     "have a synthetic one in their neighbourhood.",
-    "near": "Synthetic images must not lie nearer to a training image than real images do that were never learnt from.",
+    "near": "Synthetic rows must not lie nearer to a training row than real rows do that were never learnt from.",
     "copies": "Synthetic rows that equal a real training row give that row away, unless real rows repeat each other as often.",
+    "spans": "Synthetic texts must not repeat long runs of words of the training texts more often than unseen real texts do.",
+    "leaks": "E-mail addresses, long numbers and rare names of the training texts must not come again, unless unseen real texts "
+    "have them too.",
     "dcr": "Synthetic rows must not lie nearer to the rows they were learnt from than to rows never seen; 50 percent is ideal.",
     "membership": "Nobody should be able to guess from the synthetic rows who was in the training data; 0.5 is a blind guess.",
     "quality": "The files as written must hold what the schema promises: columns, types, ranges, categories, unique ids.",
@@ -85,9 +92,28 @@ def tables(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
 
 def images(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
     """The gates of fidelity and privacy for images, whose test images may come from elsewhere than the training images."""
-    dcr, membership = (at(scores, "privacy", name, "real") for name in ("dcr", "membership"))
     return [
         gate("coverage", at(scores, "fidelity", "spaces", "learnt", "coverage", "synthetic"), t.coverage, least=True),
+        *private(scores, t),
+    ]
+
+
+def texts(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
+    """The gates of fidelity and privacy for texts."""
+    runs = next((run for run in at(scores, "privacy", "texts", "spans") or [] if run["words"] == SPAN), None)
+    leaks = at(scores, "privacy", "texts", "leaks", "any")
+    return [
+        gate("detector", at(scores, "fidelity", "detector", "test", "auc"), t.detector),
+        *private(scores, t),
+        gate("spans", at(runs, "synthetic"), beyond(at(runs, "real"), t.spans)),
+        gate("leaks", at(leaks, "synthetic"), beyond(at(leaks, "real"), t.leaks)),
+    ]
+
+
+def private(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
+    """The gates of privacy of rows whose test rows may be of another origin than the training rows."""
+    dcr, membership = (at(scores, "privacy", name, "real") for name in ("dcr", "membership"))
+    return [
         gate("near", at(scores, "privacy", "near", "synthetic"), beyond(at(scores, "privacy", "near", "real"), t.near)),
         copied(scores, t),
         gate("dcr", at(scores, "privacy", "dcr", "low"), beyond(least(dcr, 50.0), t.dcr - 50)),
@@ -95,7 +121,7 @@ def images(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
     ]
 
 
-OWN = {"image": images}  # by the kind that fidelity says; without one it is a table's
+OWN = {"image": images, "text": texts}  # by the kind that fidelity says; without one it is a table's
 
 
 def copied(scores: Mapping[str, Any], t: Thresholds) -> dict[str, Any]:

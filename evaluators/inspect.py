@@ -1,7 +1,10 @@
 """The private page of a run: real data beside synthetic data, and the training rows that synthetic rows come nearest to.
 
 It is for the owner of the real data alone: it stands in the run folder, and no release holds it. Images are compared by their pixels,
-the root of the mean squared difference of values from 0 to 255; rows of tables by the root of the distance of `evaluators.privacy`.
+the root of the mean squared difference of values from 0 to 255; rows of tables by the root of the distance of `evaluators.privacy`; texts
+by their words A and B, whatever their order:
+
+    distance = 1 - |A and B| / |A or B|                                            (1)  Jaccard 1901
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from PIL import Image
 
 from data.images import decoded, encoded
 from data.schema import Column, Dataset, Split
+from data.texts import words
 from evaluators.pictures import contact, grid, of_kind, tiles, uri
 from evaluators.privacy import nearest, points
 from evaluators.protocol import capped
 from evaluators.report import clean, environment
-from evaluators.tabular import measured
+from evaluators.samples import folded
+from evaluators.tabular import judged_as, measured
 
 SHOWN = 12  # synthetic rows whose neighbours are shown
 NEIGHBOURS = 4  # training images beside each
@@ -26,6 +31,7 @@ QUERIES, REFERENCES = 500, 20_000  # rows whose neighbours are looked for, and r
 BLOCK = 1_000  # images in memory at a time
 SIDE = 64  # images with more pixels than its square are compared, and those of neighbours shown, at a smaller size
 COLUMNS, LETTERS = 60, 80  # of a table that are shown
+ASKED = 100  # texts that are compared with all training texts at a time
 
 
 def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0) -> str:
@@ -35,9 +41,11 @@ def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0) -> str
         capped(Dataset.of(data.table, real.train.schema), rows, rng)
         for data, rows in ((real.train, REFERENCES), (real.test, QUERIES), (synthetic, QUERIES))
     )
-    found: dict[str, Any] = {"name": name, "train": len(train), "made": len(made), "kind": real.train.schema.modality}
-    if real.train.schema.modality == "image":
+    found: dict[str, Any] = {"name": name, "train": len(train), "made": len(made), "kind": judged_as(real.train.schema)}
+    if found["kind"] == "image":
         found |= beside(real.train, synthetic) | images(train, test, made)
+    elif found["kind"] == "text":
+        found |= texts_beside(train, test, made) if len(train) and len(made) else {}
     elif measured(train.schema) and len(train) and len(test) and len(made):
         found |= rows_beside(train, test, made)
     return environment().get_template("inspect.html.j2").render(f=clean(found))
@@ -148,6 +156,60 @@ def rows_beside(train: Dataset, test: Dataset, made: Dataset) -> dict[str, Any]:
         "hidden": hidden,
         "reference": reference(distance, np.sqrt(nearest(held, at)[0])),
     }
+
+
+# ---- texts
+
+
+def texts_beside(train: Dataset, test: Dataset, made: Dataset) -> dict[str, Any]:
+    """A few synthetic rows with the training row whose texts have most words in common with theirs."""
+    asked = [worded(data) for data in (train, made, test)]
+    place = {word: i for i, word in enumerate(sorted({word for row in asked[0] for word in row}))}
+    known, queries, held = (Bags(rows, place) for rows in asked)
+    distance, position = queries.nearest(known)
+    columns = sorted(train.schema.columns, key=lambda c: c.name == train.schema.target)
+    rows = [
+        {
+            "distance": float(distance[row]),
+            "cells": [
+                {"made": folded(made.table[c.name][row].as_py()), "real": folded(train.table[c.name][int(position[row])].as_py())}
+                for c in columns
+            ],
+        }
+        for row in ladder(distance)
+    ]
+    shown = [{"name": c.name, "code": bool(c.language), "text": c.kind == "text"} for c in columns]
+    return {"columns": shown, "rows": rows, "reference": reference(distance, held.nearest(known)[0]) if len(test) else None}
+
+
+def worded(data: Dataset) -> list[set[tuple[int, str]]]:
+    """The different words of each row, those of each column apart."""
+    columns = [data.table[c.name].to_pylist() for c in data.schema.columns if c.kind == "text"]
+    return [{(k, word) for k, text in enumerate(row) for word in words(text or "")} for row in zip(*columns, strict=True)]
+
+
+class Bags:
+    """Rows of different words; `place` numbers the words that count, the others only make a row longer."""
+
+    def __init__(self, rows: list[set[tuple[int, str]]], place: dict[tuple[int, str], int]):
+        from scipy.sparse import csr_matrix
+
+        found = [[place[word] for word in row if word in place] for row in rows]
+        starts, flat = np.cumsum([0, *map(len, found)]), np.array([i for row in found for i in row], dtype=np.int64)
+        self.rows = csr_matrix((np.ones(len(flat)), flat, starts), shape=(len(rows), max(1, len(place))))
+        self.sizes = np.array([len(row) for row in rows])
+
+    def nearest(self, known: Bags) -> tuple[np.ndarray, np.ndarray]:
+        """(distance float64 [q], position int64 [q]) of the nearest of the known rows."""
+        distance, position = np.empty(len(self.sizes)), np.empty(len(self.sizes), dtype=np.int64)
+        for start in range(0, len(distance), ASKED):
+            rows = slice(start, start + ASKED)
+            both = (self.rows[rows] @ known.rows.T).toarray()
+            either = self.sizes[rows, None] + known.sizes - both
+            apart = 1 - both / np.maximum(either, 1)  # (1)
+            position[rows] = apart.argmin(axis=1)
+            distance[rows] = apart.min(axis=1)
+        return distance, position
 
 
 def compared(column: Column, made: Any, real: Any) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What a synthetic table gives away about the rows it was learnt from.
 
-Copies are rows equal to a training row in every column that is no id; images are equal when their pixels are. The other checks measure
-a distance between rows: numbers by their rank among the training values (0 to 1), categories and null marks 0 or 1, squared and summed.
-Between images it is the mean squared difference of their pixels (0 to 1), both shrunk to at most `SIDE` x `SIDE`: what a faint noise hides
-from the eye it does not hide from that. Each figure comes with the one that real rows give in place of synthetic ones, because some
-tables repeat themselves without anybody copying.
+Copies are rows equal to a training row in every column that is no id; images are equal when their pixels are, and rows of texts when
+their texts are, whatever their white space and capitals. The other checks measure a distance between rows: numbers by their rank among
+the training values (0 to 1), categories and null marks 0 or 1, squared and summed. Between images it is the mean squared difference of
+their pixels (0 to 1), both shrunk to at most `SIDE` x `SIDE`: what a faint noise hides from the eye it does not hide from that. Between
+texts it is that of the words they use (`evaluators.overheard`). Each figure comes with the one that real rows give in place of synthetic
+ones, because some tables repeat themselves without anybody copying.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import torch.nn.functional as F
 from data.images import decoded, encoded
 from data.schema import Column, Dataset, Modality, Schema
 from evaluators.fidelity import area_and_variance, with_interval
-from evaluators.image import column_of, pictures
+from evaluators.image import pictures
+from evaluators.overheard import overheard, placed, plain
 from evaluators.protocol import capped
-from evaluators.tabular import LEVELS, codes, measured
+from evaluators.tabular import LEVELS, codes, judged_as, measured
+from evaluators.text import strings, texts_of
 
 QUERIES = 5_000  # rows whose nearest neighbour is looked for, in each check
 REFERENCES = 20_000  # rows among which it is looked for
@@ -45,14 +48,16 @@ def privacy(
     membership  area under the curve of guessing from the distance to the nearest synthetic row whether a real row was trained on:
                 0.5 is best; "real": the same with one half of train in place of the synthetic rows and the other half queried
 
-    distances   of images: histogram of root mean squared distances to the nearest training image, {"edges", "synthetic", "real": shares},
-                and "median_ratio", the synthetic median by that of test images
+    distances   of images and texts: histogram of root mean squared distances to the nearest training row, {"edges", "synthetic", "real":
+    shares}, and "median_ratio", the synthetic median by that of test rows texts       of texts: what else they repeat, as
+    `evaluators.overheard.overheard` says
 
     Distances are between at most `queries` rows and at most `references` rows, stated in "rows_used"; copies use every row. A check
     that cannot be made (a side without rows, no column with a distance) is None.
     """
     rng = np.random.default_rng([seed, 0x9217])
     schema = real_train.schema
+    kind = judged_as(schema)
     train, test, made = (Dataset.of(data.table, schema) for data in (real_train, real_test, synthetic))
     result: dict[str, Any] = {"copies": copies(train, test, made)}
     half = rng.permutation(len(train))
@@ -66,12 +71,14 @@ def privacy(
         "other_half": outside,
     }
     rows["test"] = capped(rows["test"], len(rows["part"]), rng)
-    if not min(map(len, rows.values())) or not (measured(schema) or column_of(schema, "image")):
+    if kind == "text":
+        result |= {"texts": overheard(train, test, made)}
+    if not min(map(len, rows.values())) or (kind == "tabular" and not measured(schema)):
         return result | {"near": None, "dcr": None, "membership": None, "rows_used": {name: len(data) for name, data in rows.items()}}
-    at = dict(zip(rows, PLACES[schema.modality](train, list(rows.values())), strict=True))
+    at = dict(zip(rows, PLACES[kind](train, list(rows.values())), strict=True))
     asked = {name: some.take(queries, rng) for name, some in at.items()}
     from_test, from_made = (nearest(asked[name], at["train"])[0] for name in ("test", "synthetic"))
-    if schema.modality == "image":
+    if kind != "tabular":
         result |= {"distances": distances(from_test, from_made)}
     return result | {
         "near": near(from_test, from_made),
@@ -82,8 +89,9 @@ def privacy(
 
 
 def copies(train: Dataset, test: Dataset, made: Dataset) -> dict[str, float | None]:
-    """Shares of synthetic and of test rows that equal a training row in every column but the ids."""
-    columns = [c for c in train.schema.columns if c.kind != "id"]
+    """Shares of synthetic and of test rows that equal a training row in every column but the ids, or in all texts where there are some."""
+    texts = texts_of(train.schema) if judged_as(train.schema) == "text" else []
+    columns = texts or [c for c in train.schema.columns if c.kind != "id"]
     if not columns or not len(made) or not len(test):
         return {"synthetic": None, "real": None, "real_high": None}
     keys = row_keys(columns, [train, test, made])
@@ -100,6 +108,8 @@ def row_keys(columns: list[Column], datasets: list[Dataset]) -> list[np.ndarray]
         arrays = [data.table[column.name].combine_chunks() for data in datasets]
         if column.kind in ("image", "mask"):
             arrays = [pa.array([seen(cell, row) for row, cell in enumerate(encoded(array))], pa.binary()) for array in arrays]
+        elif column.kind == "text":
+            arrays = [pa.array([plain(text) for text in strings(data, column)], pa.string()) for data in datasets]
         chunks = [part for array in arrays for part in (array.chunks if isinstance(array, pa.ChunkedArray) else [array])]
         values = pa.chunked_array(chunks)
         if pa.types.is_floating(values.type):
@@ -174,7 +184,13 @@ def thumbnails(data: Dataset) -> Iterator[np.ndarray]:
         yield (small / small.shape[1] ** 0.5).numpy()
 
 
-PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {"tabular": points, "text": points, "image": shrunk}
+def worded(train: Dataset, datasets: list[Dataset]) -> list[Points]:
+    """Every dataset's texts as `ranks`, with what `points` makes of the columns beside them."""
+    beside = points(train, datasets)
+    return [Points(np.hstack([text, p.ranks]), p.codes) for text, p in zip(placed(train, datasets), beside, strict=True)]
+
+
+PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {"tabular": points, "text": worded, "image": shrunk}
 
 
 def nearest(queries: Points, among: Points) -> tuple[np.ndarray, np.ndarray]:
@@ -233,9 +249,9 @@ def closest_record(asked: Points, part: Points, test: Points) -> dict[str, float
 def reference(schema: Schema, at: dict[str, Points], rng: np.random.Generator) -> float:
     """The percent of one half of train nearer to the other half than to test. Rows of a table are split at random, so it is 50.
 
-    Images often come with test images of another origin, and all that resembles train is then nearer to it.
+    Images and texts often come with test rows of another origin, and all that resembles train is then nearer to it.
     """
-    if schema.modality != "image":
+    if judged_as(schema) == "tabular":
         return 50.0
     n = min(len(at["other_half"].ranks), len(at["test"].ranks))
     return closest_record(at["half"].take(QUERIES, rng), at["other_half"].take(n, rng), at["test"].take(n, rng))["share"]

@@ -24,14 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.schema import Dataset, Modality, Split, Task
-from evaluators import image, tabular
-from evaluators.tabular import Judge, side_by_side
+from data.schema import WORDING, Dataset, Modality, Split, Task
+from evaluators import image, tabular, text
+from evaluators.tabular import Judge, judged_as, side_by_side
 
 DRAWS = 200  # redraws of the test rows behind an interval
 SCORED = 20_000  # rows that a judge is scored on, unless told otherwise
 NO_SKILL = {"roc_auc": 0.5, "r2": 0.0}  # what a headline is worth when nothing was learnt; for other headlines: the floor's score
 LEAST_SIGNAL = 0.02  # below this distance from no skill there is nothing to keep, and a ratio says nothing
+HUNDRED = ("chrf", "bleu")  # scores that go from 0 to 100 by custom; the others go to 1
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Effort:
 
 
 TABLE = Effort(3, 20_000, 3)
-EFFORT: Mapping[Modality, Effort] = {"tabular": TABLE, "text": TABLE, "image": Effort(2, 5_000, 1)}
+EFFORT: Mapping[Modality, Effort] = {"tabular": TABLE, "text": Effort(2, 15_000, 1), "image": Effort(2, 5_000, 1)}
 JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
     ("tabular", "classification"): tabular.JUDGES,
     ("tabular", "regression"): tabular.JUDGES,
-    ("text", "classification"): tabular.JUDGES,  # from the columns beside the texts
-    ("text", "regression"): tabular.JUDGES,
+    ("text", "classification"): text.CLASSIFIERS,
+    **{("text", task): text.ANSWERERS for task in WORDING},
     ("image", "classification"): {"cnn": image.cnn},
     ("image", "segmentation"): {"unet": image.unet},
 }
@@ -63,17 +64,18 @@ def utility(
     `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on (by default as `EFFORT`
     and `SCORED` say); without `judges` they are those in `JUDGES` for the kind of data and the task. The shape is
     {"task", "headline", "test_rows", "train_rows", "synthetic_rows", "samples", "judges": {judge: {training set: {metric: {"mean",
-    "low", "high"}}}}, "ratio": {"value", "low", "high", "judge", "plain"}}. `ratio` is (synthetic - no skill) / (real - no skill) of the
+    "low", "high"}}}}, "ratio": {"value", "low", "high", "judge", "plain"}}, and where chrF and BLEU are among the metrics "signatures":
+    {metric: how sacrebleu calls the way it is computed}. `ratio` is (synthetic - no skill) / (real - no skill) of the
     headline for the judge that is best on real rows; "plain" is synthetic / real as it is. Without a target, or without a judge for
     the task: {"task", "why"}.
     """
     schema = split.train.schema
     if schema.target is None:
         return {"task": schema.task, "why": "no target column: there is nothing to predict"}
-    judges = judges or JUDGES.get((schema.modality, schema.task))
+    judges = judges or JUDGES.get((judged_as(schema), schema.task))
     if judges is None:
         return {"task": schema.task, "why": f"no judge is given for {schema.task}"}
-    effort = EFFORT[schema.modality]
+    effort = EFFORT[judged_as(schema)]
     rng = np.random.default_rng([seed, 0x0711])
     most = (rows or effort.rows, rows or SCORED)
     train, test = (capped(answered(data, split.train), n, rng) for data, n in zip(split, most, strict=True))
@@ -88,7 +90,9 @@ def utility(
     drawn: dict[str, dict[str, dict[str, np.ndarray]]] = {name: {} for name in judges}
     for name, kind in dict.fromkeys(fit[:2] for fit in fits):
         drawn[name][kind] = combine([scores for fit, scores in zip(fits, scored, strict=True) if fit[:2] == (name, kind)], luck)
-    headline = next(iter(next(iter(drawn.values()))["real"]))
+    metrics = list(next(iter(drawn.values()))["real"])
+    headline = metrics[0]
+    signatures = text.signatures(metrics)
     return {
         "task": schema.task,
         "headline": headline,
@@ -101,6 +105,7 @@ def utility(
             for name, kinds in drawn.items()
         },
         "ratio": ratio(drawn, headline),
+        **({"signatures": signatures} if signatures else {}),
     }
 
 
@@ -177,9 +182,10 @@ def ratio(drawn: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], headline:
     kinds = drawn[best]
     none = NO_SKILL.get(headline, kinds["floor"][headline][0])
     real, synthetic = kinds["real"][headline] - none, kinds["synthetic"][headline] - none
-    if not real[0] > LEAST_SIGNAL:
+    least = LEAST_SIGNAL * (100 if headline in HUNDRED else 1)
+    if not real[0] > least:
         why = f"even the real rows do not let the target be predicted: {headline} is no better than without skill"
         return {"value": None, "low": None, "high": None, "judge": best, "why": why}
-    spread = interval(synthetic / np.maximum(real, LEAST_SIGNAL))
+    spread = interval(synthetic / np.maximum(real, least))
     plain = interval(kinds["synthetic"][headline] / kinds["real"][headline])
     return {"value": spread["mean"], "low": spread["low"], "high": spread["high"], "judge": best, "plain": plain}

@@ -2,7 +2,7 @@
 
 The suite holds nothing of a single row: ranges are the schema's, rounded outwards, and categories are those that the schema
 publishes. Files are read again from disk, one part of `CHUNK` rows at a time, so that memory does not grow with the release. Every image
-is decoded, one at a time.
+is decoded and every text is read, one at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from data.constraints import Rules, row_keys, words
 from data.errors import BadInput
 from data.images import decoded, encoded, measures
 from data.schema import Column, Schema
+from data.texts import fault
 
 CHUNK = 200_000
 IMAGES = 5_000  # the same where rows hold images
@@ -37,7 +38,8 @@ def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
     """Run the suite on parquet files: {"passed", "expectations", "failed": [{"expectation", "column", "what"}], "files", "rows"}.
 
     What cannot be read or computed fails. Besides the suite: stored types, at least one row, ids unique across all files, the schema's
-    constraints, and that images can be decoded, have the schema's size and, where they are masks, hold no other values than its classes.
+    constraints, that images can be decoded, have the schema's size and, where they are masks, hold no other values than its classes, and
+    that texts are Unicode, not empty, without control characters, no longer than the schema says and, where they are code, parse.
     """
     failed: dict[tuple[str, str | None], str] = {}
     column: str | None
@@ -76,8 +78,8 @@ def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
     if not rows:
         failed.setdefault(("row_count", None), "there is no row")
     listed = [{"expectation": e, "column": column, "what": what} for (e, column), what in failed.items()]
-    pictures = sum(c.kind in ("image", "mask") for c in schema.columns)
-    count = len(made) + len(schema.columns) + len(ids) + pictures + len(schema.constraints) + 2
+    read = sum(c.kind in ("image", "mask", "text") for c in schema.columns)
+    count = len(made) + len(schema.columns) + len(ids) + read + len(schema.constraints) + 2
     return {"passed": not listed, "expectations": count, "failed": listed, "files": len(files), "rows": rows}
 
 
@@ -128,17 +130,31 @@ def wrong_types(schema: Schema, stored: pa.Schema) -> Iterator[tuple[str, str]]:
 
 
 def spoilt(schema: Schema, table: pa.Table) -> Iterator[tuple[str, str, str]]:
-    """The columns of images with a cell that is not what the schema says: type of expectation, column, sentence."""
+    """The columns of images and texts with a cell that is not what the schema says: type of expectation, column, sentence."""
     for column in schema.columns:
-        if column.kind not in ("image", "mask") or column.name not in table.column_names:
-            continue
-        if table[column.name].type != column.arrow:
+        if column.name not in table.column_names or table[column.name].type != column.arrow:
             continue  # `wrong_types` says so
-        known = np.isin(np.arange(256), [int(value) for value in column.categories]) if column.kind == "mask" else np.ones(256, dtype=bool)
-        for row, cell in enumerate(encoded(table[column.name])):
-            if what := wrong_image(cell, row, column, known):
-                yield "images", column.name, what
-                break
+        if column.kind in ("image", "mask") and (what := next(wrong_images(column, table[column.name]), None)):
+            yield "images", column.name, what
+        if column.kind == "text" and (what := next(wrong_texts(column, table[column.name]), None)):
+            yield "texts", column.name, what
+
+
+def wrong_texts(column: Column, texts: pa.ChunkedArray) -> Iterator[str]:
+    """What is wrong with each text that is wrong."""
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        yield "a text is not UTF-8"
+        return
+    found = ((row, fault(column, text)) for row, text in enumerate(texts.to_pylist()) if text is not None)
+    yield from (f"row {row} holds {what}" for row, what in found if what)
+
+
+def wrong_images(column: Column, images: pa.ChunkedArray) -> Iterator[str]:
+    """What is wrong with each image that is wrong."""
+    known = np.isin(np.arange(256), [int(value) for value in column.categories]) if column.kind == "mask" else np.ones(256, dtype=bool)
+    yield from filter(None, (wrong_image(cell, row, column, known) for row, cell in enumerate(encoded(images))))
 
 
 def wrong_image(cell: bytes, row: int, column: Column, known: np.ndarray) -> str | None:

@@ -22,7 +22,7 @@ LEVELS = 8  # shades of a heat map
 CURVE_POINTS = 300
 DISTANCES, SHARES = ("fid", "kid"), ("coverage", "density", "recall", "precision")  # in a space of features of images
 LOWER_IS_BETTER = {"rmse", "mae", "mse", "log_loss", "brier"}
-BOARD = {  # a leaderboard's figures of rows and of images: key, title, form
+BOARD = {  # a leaderboard's figures of rows, of images and of texts: key, title, form
     "row": (("shape", "Shape error", "percent"), ("trend", "Trend error", "percent")),
     "image": (
         ("kid", "KID", "num"),
@@ -30,10 +30,24 @@ BOARD = {  # a leaderboard's figures of rows and of images: key, title, form
         ("agreement", "Label agreement", "share"),
         ("near", "Near copies", "share"),
     ),
+    "text": (
+        ("perplexity", "Perplexity", "num"),
+        ("agreement", "Label agreement", "share"),
+        ("near", "Near copies", "share"),
+    ),
 }
+LABELS = 8  # worst labels that are shown, and best ones
+CONFUSED = 12  # pairs of labels that are shown
 NAMES = {
     "cnn": "CNN",
     "unet": "U-Net",
+    "tfidf": "Words, linear",
+    "bag": "Words, neural",
+    "seq2seq": "Sequence to sequence",
+    "chrf": "chrF",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+    "tool": "First word",
     "mean_iou": "Mean IoU",
     "mean_dice": "Mean Dice",
     "learnt": "Learnt features",
@@ -55,16 +69,15 @@ NAMES = {
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")  # control, surrogate, direction override
 
 
-def render(manifest: Mapping[str, Any], pictures: Mapping[str, Any] | None = None) -> str:
+def render(manifest: Mapping[str, Any], shown: Mapping[str, Any] | None = None) -> str:
     """The report of one release as a self-contained HTML page.
 
     `manifest` is what `release.json` holds: dataset, version, created, verdict, rows, source, generator, seed, versions, reproduce, parent,
-    log, scores, gates, schema, and auto where the generator was chosen (what `choose` wrote). `pictures` are what `evaluators.pictures`
-    makes of a release of images. Every part may be missing, which the page then says.
+    log, scores, gates, schema, and auto where the generator was chosen (what `choose` wrote). `shown` is what `evaluators.pictures`
+    makes of a release of images, or `evaluators.samples` of one of texts. Every part may be missing, which the page then says.
     """
-    told = clean(manifest)
-    noun = "image" if pictures or has_images(told) else "row"
-    return environment().get_template("report.html.j2").render(page="release", m=told, pictures=clean(pictures or {}), noun=noun)
+    told, seen = clean(manifest), clean(shown or {})
+    return environment().get_template("report.html.j2").render(page="release", m=told, shown=seen, noun=noun_of(told, seen))
 
 
 def render_leaderboard(board: Mapping[str, Any]) -> str:
@@ -72,12 +85,13 @@ def render_leaderboard(board: Mapping[str, Any]) -> str:
 
     `board`: {"dataset", "target", "created", "headline": metric, "reproduce": command, "winner": generator name, "real": {"mean", "low",
     "high"}, "rows": [row, ...] in the order shown}; a row: {"generator", "role": "floor"|"ceiling"|absent, "seeds": how many, "tstr":
-    {"mean", "low", "high"}, "detector": {"train", "test"} areas, "shape" and "trend": per cent error, or where "kind" is "image": "kid",
-    "coverage", "agreement" and "near", "dcr": per cent, "copies": share, "fit_seconds" and "rows_per_second" of CPU time, "error": one
-    sentence or null}.
+    {"mean", "low", "high"}, "detector": {"train", "test"} areas, what `BOARD` has of its "kind" ("image", "text", or absent: shape and
+    trend are per cent of error), "dcr": per cent, "copies": share, "fit_seconds" and "rows_per_second" of CPU time, "error": one sentence
+    or null}.
     """
     told = clean(board)
-    noun = "image" if any(row.get("kind") == "image" for row in told.get("rows", [])) else "row"
+    kinds = {row.get("kind") for row in told.get("rows", [])}
+    noun = next((kind for kind in ("image", "text") if kind in kinds), "row")
     return environment().get_template("report.html.j2").render(page="leaderboard", m=told, noun=noun, head=BOARD[noun])
 
 
@@ -89,16 +103,23 @@ def environment() -> Environment:
     )
     environment.filters.update(
         {f.__name__: f for f in (num, percent, share, whole, figure, interval, duration, words, when, place, span, number)}
-        | {f.__name__: f for f in (dots, panels, columns, pairs, spaces, classes, bars, histogram, heat, curve)}
+        | {
+            f.__name__: f
+            for f in (dots, panels, columns, pairs, spaces, classes, answers, runs, bars, histogram, heat, curve, counted, growth)
+        }
     )
-    environment.globals.update(LOWER_IS_BETTER=LOWER_IS_BETTER, PLOTTED_COLUMNS=PLOTTED_COLUMNS, PLOTTED_PAIRS=PLOTTED_PAIRS)
+    environment.globals.update(
+        LOWER_IS_BETTER=LOWER_IS_BETTER, CONFUSED=CONFUSED, PLOTTED_COLUMNS=PLOTTED_COLUMNS, PLOTTED_PAIRS=PLOTTED_PAIRS
+    )
     return environment
 
 
-def has_images(manifest: Mapping[str, Any]) -> bool:
-    """Is it a release of images?"""
+def noun_of(manifest: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
+    """What a row of a release is called: an image, a text, or a row of a table."""
     columns = manifest.get("schema", {}).get("columns", [])
-    return any(isinstance(column, Mapping) and column.get("kind") == "image" for column in columns)
+    kinds = {column.get("kind") for column in columns if isinstance(column, Mapping)}
+    fidelity = manifest.get("scores", {}).get("fidelity", {"kind": "text" if "text" in kinds else ""})  # tables may hold texts too
+    return "image" if "image" in kinds or "labels" in shown else "text" if fidelity.get("kind") == "text" or "columns" in shown else "row"
 
 
 # ---- values
@@ -209,6 +230,8 @@ def span(column: Mapping[str, Any]) -> str:
     """What a schema's column may hold, in a few words."""
     if column.get("categories"):
         return f"{len(column['categories']):,} categories"
+    if column.get("kind") == "text" and number(column.get("high")):
+        return f"up to {whole(column['high'])} characters"
     low, high = (place(column.get(k), column.get("kind", "")) for k in ("low", "high"))
     return f"{low} to {high}" if low or high else "—"
 
@@ -314,6 +337,26 @@ def classes(fidelity: Mapping[str, Any]) -> list[dict[str, Any]]:
     return bars({"labels": found.get("values", []), **{side: found.get(side, []) for side in ("real", "synthetic")}})
 
 
+def answers(fidelity: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The labels whose texts are named rightly least and most often after learning on synthetic texts, as bars."""
+    found = fidelity.get("answers", {})
+    sides = (found.get(key, []) for key in ("values", "real", "synthetic"))
+    rows = [(str(t), number(r) or 0.0, number(s) or 0.0) for t, r, s in zip(*sides, strict=False)]
+    rows = sorted(rows, key=lambda row: (row[2], row[2] - row[1]))
+    lines = [{"label": t, "real": r, "synthetic": s, "wide": [round(92 * r, 2), round(92 * s, 2)]} for t, r, s in rows]
+    worst = lines[:LABELS]
+    return {"worst": worst, "best": lines[len(worst) :][-LABELS:][::-1]}
+
+
+def runs(spans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The shares of rows with a run of so many words of a training text, as bars."""
+    found = []
+    for run in spans:
+        real, made = (number(run.get(side)) or 0.0 for side in ("real", "synthetic"))
+        found.append({"label": f"{whole(run.get('words'))} words", "real": real, "synthetic": made, "wide": [92 * real, 92 * made]})
+    return found
+
+
 def bars(plot: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A category's bars; the commonest stand alone, the others are added up in the last one."""
     rows = [(str(t), number(r) or 0.0, number(s) or 0.0) for t, r, s in zip(plot["labels"], plot["real"], plot["synthetic"], strict=False)]
@@ -351,6 +394,11 @@ def histogram(plot: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def counted(plot: Mapping[str, Any]) -> dict[str, Any]:
+    """A histogram of whole numbers, whose edges lie halfway between them: named by the least number above each."""
+    return {**plot, "edge_labels": [whole(math.ceil(e)) if (e := number(edge)) is not None else "" for edge in plot["edges"]]}
+
+
 def heat(plot: Mapping[str, Any]) -> dict[str, Any] | None:
     """Three maps of cells (real, synthetic, their difference) as one path a shade, and the cell with the largest gap in words.
 
@@ -385,6 +433,24 @@ def heat(plot: Mapping[str, Any]) -> dict[str, Any] | None:
         "x": x,
         "y": y,
     }
+
+
+def growth(learning: Any) -> dict[str, Any] | None:
+    """The scores by rows as a path a side in a box of 100 x 100, rows on a logarithmic axis; None unless two sizes were measured."""
+    learning = learning if isinstance(learning, Mapping) else {}
+    rows = [n for n in map(number, learning.get("rows", [])) if n is not None and n > 0]
+    sides = {side: list(map(number, learning.get(side, []))) for side in ("real", "synthetic", "both")}
+    values = [v for side in sides.values() for v in side if v is not None]
+    if len(rows) < 2 or not values:
+        return None
+    y, ends = scale(values), (math.log(min(rows)), math.log(max(rows)))
+    at = [round(100 * (math.log(n) - ends[0]) / ((ends[1] - ends[0]) or 1), 2) for n in rows]
+
+    def path(side: list[float | None]) -> str:
+        spots = [f"{x:.4g} {100 - y.at(v):.4g}" for x, v in zip(at, side, strict=False) if v is not None]
+        return "M" + "L".join(spots) if spots else ""
+
+    return {**{side: path(found) for side, found in sides.items()}, "y": y, "ticks": list(zip(at, rows, strict=True))}
 
 
 def curve(points: Any) -> dict[str, Any] | None:

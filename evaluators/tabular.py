@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.schema import Column, Dataset, Schema
+from data.schema import WORDING, Column, Dataset, Modality, Schema
 
 Scores = Callable[[np.ndarray], dict[str, np.ndarray]]  # weights of the test rows [n, draws] -> metric -> [draws]; the headline first
 Judge = Callable[[Dataset, Dataset, int], Scores]  # (train, test, seed) -> how well test was predicted
@@ -32,6 +32,12 @@ TREES = 300  # trees of a boosted classifier, shared out among its classes, at m
 def measured(schema: Schema) -> list[Column]:
     """The columns with a distribution that can be compared: numbers, dates, categories; no ids, texts or images."""
     return [c for c in schema.columns if c.is_number or c.kind in ("category", "boolean")]
+
+
+def judged_as(schema: Schema) -> Modality:
+    """What rows are judged as: where other columns stand beside texts and their label it is a table, whose texts nobody looks at."""
+    beside = any(c.name != schema.target for c in measured(schema)) and schema.task not in WORDING
+    return "tabular" if schema.modality == "text" and beside else schema.modality
 
 
 def codes(column: Column, known: Sequence[Dataset], others: Sequence[Dataset] = (), levels: int | None = None) -> list[np.ndarray]:

@@ -28,7 +28,9 @@ examples:
 
 exit codes: 0 done, 2 bad input, 3 not published because a gate failed, 130 stopped by Ctrl-C"""
 
-SOURCE = "a built-in dataset (alfar datasets), a .csv/.tsv file, a parquet file or folder, a folder of images, or a database URL"
+SOURCE = (
+    "a built-in dataset (alfar datasets), a file (.csv .tsv .jsonl .json .parquet .po .mo), a folder of parquet, images or .po, or a URL"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -184,6 +186,7 @@ def reading(sub: Parser) -> None:
     sub.add_argument("--target", metavar="COLUMN", help="the column that models will predict; judges learn it too")
     sub.add_argument("--task", help="what a target that is a text is for: translation, text-to-code or summarisation")
     sub.add_argument("--test", metavar="FILE", help="your own held-out real rows; a fifth is split off when left out")
+    sub.add_argument("--database", metavar="FILE", help="an SQLite database against which SQL is run, read-only, to judge it")
     sub.add_argument(
         "--kind",
         action="append",
@@ -218,7 +221,7 @@ def datasets(options: argparse.Namespace) -> int:
     from flows.screen import table
 
     rows = [
-        [name, b.modality, b.rows, b.target, b.description + (f"; {b.held:,} more held out" if b.held else "")]
+        [name, b.modality, b.size, b.target, b.description + (f"; {b.held:,} more held out" if b.held else "")]
         for name, b in catalogue().items()
     ]
     print(table(rows, ["name", "modality", "rows", "target", "description"]))
@@ -333,7 +336,8 @@ def serve(options: argparse.Namespace) -> int:
 def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
     """What the options say, as a job file would; `file` names the job file that they override."""
     said = {**vars(options), **fixed}
-    values = {k: said[k] for k in ("target", "task", "test", "rows", "seed", "minutes", "device", "name", "to") if said.get(k) is not None}
+    named = ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "to")
+    values = {k: said[k] for k in named if said.get(k) is not None}
     path = Path(options.source)
     if path.suffix in (".yaml", ".yml"):
         from flows.job import read_yaml

@@ -143,7 +143,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     if not len(made):
         raise BadInput(f"{synthetic} has no rows: there is nothing to judge")
     with screen.progress(), tempfile.TemporaryDirectory() as folder:
-        scores = stages.scores(real, parts(made, len(real.train), job.seed), job.seed)
+        scores = stages.scores(real, parts(made, len(real.train), job.seed), job.seed, job.database)
         file = Path(folder) / "synthetic.parquet"
         made.save(file)
         scores["quality"] = quality(schema, [file])
@@ -174,8 +174,9 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
 def parts(made: Dataset, n: int, seed: int) -> list[Dataset]:
     """Disjoint samples of n rows out of a table, at most as many as a model would be judged by; the whole table when it is small."""
     from evaluators.protocol import EFFORT
+    from evaluators.tabular import judged_as
 
-    effort = EFFORT[made.schema.modality]
+    effort = EFFORT[judged_as(made.schema)]
     n = min(n, effort.rows)
     order = np.random.default_rng([seed, 0x9A47]).permutation(len(made))
     return [made.take(order[i * n : (i + 1) * n]) for i in range(max(1, min(effort.samples, len(made) // n)))]

@@ -26,10 +26,17 @@ from flows.publishing import command  # noqa: E402
 from flows.screen import figure, table  # noqa: E402
 from flows.synthesize import ended, prepare, read  # noqa: E402
 
-PRIVACY = ("copies", "near", "dcr", "membership")
+PRIVACY = ("copies", "near", "dcr", "membership", "spans", "leaks")
 SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR and what it cost: key of a row, head, digits
     "table": (("detector", "detector", 3), ("shape", "shape %", 2), ("trend", "trend %", 2), ("dcr", "dcr %", 1), ("copies", "copies", 4)),
     "image": (("kid", "KID", 3), ("coverage", "coverage", 3), ("agreement", "labels", 3), ("near", "near", 4), ("copies", "copies", 4)),
+    "text": (
+        ("detector", "detector", 3),
+        ("perplexity", "perplexity", 1),
+        ("agreement", "labels", 3),
+        ("near", "near", 4),
+        ("copies", "copies", 4),
+    ),
 }
 
 
@@ -105,13 +112,17 @@ def row(name: str, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def likeness(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean over fits of what tables or images are compared by."""
+    """The mean over fits of what tables, images or texts are compared by."""
     areas = {k: mean(((f["detector"] or {}).get(k) or {}).get("auc") for f in found) for k in ("train", "test")}
+    agreement = mean((f.get("label_agreement") or {}).get("synthetic") for f in found)
+    if found[0].get("kind") == "text":
+        learnt = mean((f["perplexity"] or {}).get("synthetic") for f in found)
+        return {"kind": "text", "detector": areas, "perplexity": learnt, "agreement": agreement}
     if found[0].get("kind") != "image":
         return {"kind": "table", "detector": areas, **{k: mean(f[k]["synthetic"] for f in found) for k in ("shape", "trend")}}
     spaces = [f["spaces"].get("learnt", {}) for f in found]
     figures = {k: mean((s.get(k) or {}).get("synthetic") for s in spaces) for k in ("fid", "kid", "coverage")}
-    return {"kind": "image", "detector": areas, **figures, "agreement": mean((f["label_agreement"] or {}).get("synthetic") for f in found)}
+    return {"kind": "image", "detector": areas, **figures, "agreement": agreement}
 
 
 def judged(scores: Mapping[str, Any], kind: str) -> dict[str, Any] | None:

@@ -78,6 +78,7 @@ class Job(BaseModel):
     target: str | None = Field(None, min_length=1, description="the column that the judges predict")
     task: Task | None = Field(None, description="what the judges expect of the target, where the guess is wrong, e.g. translation")
     test: str | None = Field(None, min_length=1, description="a file of held-out real rows; otherwise a fifth is split off")
+    database: str | None = Field(None, min_length=1, description="an SQLite database against which SQL is run, read-only, to judge it")
     kinds: dict[str, Kind] = Field(default_factory=dict, description="the kind of a column where the guess is wrong")
     orders: dict[str, list[str | int]] = Field(default_factory=dict, description="the order of a category's values, least first")
     drop: list[str] = Field(default_factory=list, description="columns that are left out")
@@ -143,7 +144,7 @@ class Job(BaseModel):
         """The job as a release may show it: what was set, no password, no folder names of this machine."""
         said = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "keep", "schedule"})
         said["source"]["spec"] = shown(said["source"]["spec"])
-        return said | ({"test": shown(self.test)} if self.test else {})
+        return said | {key: shown(path) for key in ("test", "database") if (path := getattr(self, key))}
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "") -> Job:

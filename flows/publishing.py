@@ -205,6 +205,7 @@ def release(
     from evaluators.pictures import pictures
     from evaluators.quality import quality
     from evaluators.report import render
+    from evaluators.samples import samples
     from generators import registry
 
     now = datetime.now(UTC)
@@ -223,8 +224,8 @@ def release(
     manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
     if publishable:
         shutil.copytree(model, staged / "model")
-    sheets = pictures(files, frames, FRAMES) if publishable and schema.modality == "image" else None
-    (staged / "report.html").write_text(render(manifest, sheets), encoding="utf-8")
+    shown = {"image": partial(pictures, files, frames, FRAMES), "text": partial(samples, schema, files)}.get(schema.modality, dict)
+    (staged / "report.html").write_text(render(manifest, shown() if publishable else None), encoding="utf-8")
     if manifest["reasons"]:
         folder = releases.quarantine(staged, to, dataset, manifest, manifest["reasons"])
     else:
@@ -322,7 +323,7 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
     for option in ("query", "delimiter", "encoding", "size"):
         words += [f"--{option}", str(reading[option])] if option in reading else []
     words += ["--crop"] if "crop" in reading else []
-    for option in ("target", "task", "test", "rows", "seed", "minutes", "device", "name"):
+    for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name"):
         words += [f"--{option}", str(said[option])] if option in said else []
     for column in said.get("drop", ()):
         words += ["--drop", column]

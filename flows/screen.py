@@ -85,6 +85,16 @@ def figure(score: Any, digits: int = 3) -> str:
     return "-" if score is None else f"{score:.{digits}f}"
 
 
+WORDS = (  # single figures of images and texts: key, what it is, of what the figure beside it is
+    ("label_agreement", "labels as a judge says that knows the real ones", "of real rows"),
+    ("perplexity", "perplexity of real texts, learnt on synthetic", "learnt on real"),
+    ("vocabulary", "share of the words of real texts", "of the training texts"),
+    ("faithful", "names and numbers that stand in the source", "of real rows"),
+    ("parses", "code that parses", "of real rows"),
+    ("executes", "queries that run", "of real rows"),
+)
+
+
 def headlines(scores: Mapping[str, Any]) -> str:
     """The figures by which a synthetic table is first judged, each beside what real rows give."""
     utility, fidelity, privacy = (scores.get(part) or {} for part in ("utility", "fidelity", "privacy"))
@@ -112,12 +122,13 @@ def headlines(scores: Mapping[str, Any]) -> str:
         for name, best in (("kid", "0 best"), ("coverage", "1 best")):
             made, real = (figure(figures[name].get(k)) for k in ("synthetic", "real"))
             rows.append([f"{name.upper() if name == 'kid' else name}, {space} features", made, f"real against real {real}; {best}"])
-    if fidelity.get("label_agreement"):
-        made, real = (figure(fidelity["label_agreement"].get(k)) for k in ("synthetic", "real"))
-        rows.append(["labels as a net says that knows the real ones", made, f"of real images {real}"])
-    if fidelity.get("kind") == "image" and privacy.get("near"):
+    for name, what, of in WORDS:
+        if fidelity.get(name):
+            made, real = (figure(fidelity[name].get(k)) for k in ("synthetic", "real"))
+            rows.append([what, made, f"{of} {real}"])
+    if fidelity.get("kind") in ("image", "text") and privacy.get("near"):
         made, real = (figure(100 * privacy["near"][k], 2) for k in ("synthetic", "real"))
-        rows.append(["nearer to a training image than 1 % of real ones, %", made, f"held-out images {real}"])
+        rows.append(["nearer to a training row than 1 % of real ones, %", made, f"held-out rows {real}"])
     if privacy.get("dcr"):
         real = figure(privacy["dcr"].get("real"), 1)
         rows.append(["nearer to training than to held-out rows, %", figure(privacy["dcr"], 1), f"real against real {real}; 50 best"])
@@ -125,4 +136,10 @@ def headlines(scores: Mapping[str, Any]) -> str:
         copies = privacy["copies"]
         made, real = (figure(None if copies.get(k) is None else 100 * copies[k], 2) for k in ("synthetic", "real"))
         rows.append(["copies of training rows, %", made, f"among held-out rows {real}"])
+    for key, what in (("near_copies", "rows with the words of a training row, %"), ("leaks", "rows with a leaked value of train, %")):
+        found = (privacy.get("texts") or {}).get(key) or {}
+        found = found.get("any", found)
+        if found.get("synthetic") is not None:
+            made, real = (figure(100 * found[k], 2) for k in ("synthetic", "real"))
+            rows.append([what, made, f"among held-out rows {real}"])
     return table(rows)

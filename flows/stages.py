@@ -9,6 +9,7 @@ when the job leaves the generator to `auto` (`flows.auto`); what comes after it 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -105,6 +106,15 @@ def plan(job: Job) -> Plan:
     elif whole.schema.modality != "tabular":
         able = ", ".join(registry.names(whole.schema.modality)) or "none"
         raise BadInput(f"auto chooses among generators of tables: name one that learns data of kind {whole.schema.modality} ({able})")
+    if job.database is not None:
+        from evaluators.executing import checked
+
+        language = whole.schema[whole.schema.target].language if whole.schema.target is not None else ""
+        if language != "sql":
+            raise BadInput(
+                f"a database is for a target that is SQL, and {target or 'there is no target, which'} is not: leave --database out"
+            )
+        checked(job.database)
     dataset = job.name or source.name
     releases.check_name(dataset)
     return Plan(job, dataset, known, real)
@@ -145,13 +155,14 @@ def estimate(plan: Plan) -> float:
     For images the first two are timed on a few steps and draws; for tables they follow from rows and columns, on two cores.
     """
     from evaluators.protocol import EFFORT
+    from evaluators.tabular import judged_as
     from generators.base import Descending
     from generators.train import planned
 
     schema, rows = plan.real.train.schema, len(plan.real.train)
     columns = len(schema.columns)
-    effort = EFFORT[schema.modality]
-    judged = min(rows, effort.rows) * columns * JUDGE_SECONDS[schema.modality] / 60 + START_MINUTES
+    effort = EFFORT[judged_as(schema)]
+    judged = min(rows, effort.rows) * columns * JUDGE_SECONDS[judged_as(schema)] / 60 + START_MINUTES
     if auto.wanted(plan.job):
         return (plan.job.minutes or auto.MINUTES) + judged
     generator, seconds = generator_of(plan.job, schema), 5e-6 * rows * columns
@@ -298,35 +309,43 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Do
     """
     from evaluators.inspect import inspect
     from evaluators.protocol import EFFORT
+    from evaluators.tabular import judged_as
 
     def work(folder: Path) -> None:
         real = Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
         model = load(fitted)
-        effort = EFFORT[real.train.schema.modality]
+        effort = EFFORT[judged_as(real.train.schema)]
         n = min(len(real.train), effort.rows)
         first = head(drawn / "rows.parquet", n)
         samples = [first] if len(first) == n else [model.sample(n, seed=job.seed)]
         samples += [model.sample(n, seed=job.seed + i) for i in range(1, effort.samples)]
-        write_json(folder / "scores.json", scores(real, samples, job.seed))
+        write_json(folder / "scores.json", scores(real, samples, job.seed, job.database))
         page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed)
         (folder / "inspect.html").write_text(page, encoding="utf-8")
 
-    return stage(root, "judge", {"drawn": drawn.name, "seed": job.seed}, work, code=("data", "generators", "evaluators"))
+    asked = {"database": hashlib.sha256(Path(job.database).read_bytes()).hexdigest()} if job.database else {}
+    return stage(root, "judge", {"drawn": drawn.name, "seed": job.seed, **asked}, work, code=("data", "generators", "evaluators"))
 
 
-def scores(real: Split, samples: list[Dataset], seed: int) -> dict[str, Any]:
-    """The three judgements of samples of one model (or one table), as JSON."""
+def scores(real: Split, samples: list[Dataset], seed: int, database: str | None = None) -> dict[str, Any]:
+    """The three judgements of samples of one model (or one table), as JSON; `database` is where SQL is run."""
     from evaluators.fidelity import fidelity
+    from evaluators.learning import learning
     from evaluators.likeness import likeness
     from evaluators.privacy import privacy
     from evaluators.protocol import utility
+    from evaluators.tabular import judged_as
+    from evaluators.text import executing
+    from evaluators.wording import wording
 
-    alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "text": fidelity, "image": likeness}
+    alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "text": partial(wording, database=database), "image": likeness}
     tell = teller("judge")
     tell(0, 3, "utility: judges learn on synthetic rows, scored on real ones")
-    result = {"utility": utility(real, samples, seed=seed)}
+    result = {"utility": utility(real, samples, seed=seed, judges={"seq2seq": executing(database)} if database else None)}
+    if judged_as(real.train.schema) == "text" and real.train.schema.task == "classification":
+        result["utility"] |= {"learning": learning(real, samples[0], seed=seed)}
     tell(1, 3, "fidelity: how like the real rows, and a detector")
-    result["fidelity"] = alike[real.train.schema.modality](real.train, real.test, samples[0], seed=seed)
+    result["fidelity"] = alike[judged_as(real.train.schema)](real.train, real.test, samples[0], seed=seed)
     tell(2, 3, "privacy: copies, distances, membership")
     result["privacy"] = privacy(real.train, real.test, samples[0], seed=seed)
     tell(3, 3, "judged")

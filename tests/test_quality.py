@@ -80,9 +80,32 @@ def test_each_break_is_named(data, tmp_path):
         ("expect_table_columns_to_match_ordered_list", None): data.table.select(data.schema.names[::-1]),
         ("expect_column_values_to_not_be_null", "note"): put(data, "note", pa.array([None] * n, pa.string())),
         ("row_count", None): data.table[:0],
+        ("texts", "note"): put(data, "note", pa.array(["some words"] * (n - 1) + [" "])),
     }
     for expected, table in breaks.items():
         assert expected in failed(data.schema, write(tmp_path, table)), expected
+
+
+UNTEXT = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"\xed\xa0\x80"))  # a lone surrogate
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (pa.array([""]), "row 399 holds an empty text"),
+        (pa.array(["select 1\0"]), "row 399 holds a text with a control character"),
+        (pa.array(["select " + "1" * 200]), "row 399 holds a text that is too long"),
+        (pa.array(["select from where"]), "row 399 holds sql that does not parse"),
+        (UNTEXT, "a text is not UTF-8"),
+    ],
+)
+def test_what_is_no_text_of_its_column_is_found(tmp_path, last, said):
+    queries = pa.array([f"select a from b where c = {i}" for i in range(N)])
+    schema = Schema.infer(pa.table({"asked": queries}), kinds={"asked": "text"})
+    assert (schema["asked"].language, schema["asked"].high) == ("sql", 30)
+    assert quality(schema, write(tmp_path, pa.table({"asked": queries})))["passed"]
+    found = quality(schema, write(tmp_path, pa.table({"asked": pa.concat_arrays([queries[:-1], last])})))["failed"]
+    assert [(f["expectation"], f["what"]) for f in found] == [("texts", f"a.parquet: {said}")]
 
 
 def test_dates_out_of_range_fail(data, tmp_path):

@@ -1,4 +1,4 @@
-"""Where real tables come from: one file a source, all of them returning Arrow tables of plain values and of images."""
+"""Where real tables come from: one file a source, all of them returning Arrow tables of plain values, of images and of texts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from data.sources.images import Fit, Found
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
+FILE_SUFFIXES = (*TEXT_SUFFIXES, ".jsonl", ".ndjson", ".json", ".po", ".mo")
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,15 @@ def read(
     crop: bool = False,
     kinds: Mapping[str, str] | None = None,
 ) -> Source:
-    """What `spec` names: a built-in dataset, a .csv/.tsv/.txt file, a parquet file or folder, a folder of images, or a SQLAlchemy URL.
+    """What `spec` names: a built-in dataset, a file, a folder, or a SQLAlchemy URL.
+
+    Files are .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet, .po and .mo; folders are of parquet files, of images, or of .po and .mo.
 
     A built-in name always means the built-in: write `./diamonds` for a folder of that name. `query` belongs to a URL,
     `delimiter` and `encoding` to a text file, `size` (32 or "48x32") and `crop` to images; `kinds` tells masks from images where a column's
     name does not. BadInput says in one sentence what cannot be read and why.
     """
-    from data.sources import images, parquet
+    from data.sources import images, messages, parquet
 
     if query is not None and "://" not in spec:
         raise BadInput("a query belongs to a database URL such as sqlite:///shop.db; leave it out for files and built-in datasets")
@@ -80,7 +83,7 @@ def read(
         from data.sources import sql
 
         source = Source(slug(sql.name(spec)), sql.read(spec, query))
-    elif (path := existing(spec)).is_dir() and not parquet.parts(path):
+    elif (path := existing(spec)).is_dir() and not parquet.parts(path) and not messages.files(path):
         found = images.read(path, fit)
         return with_images(Source(path_name(path), found.table), found)
     else:
@@ -120,23 +123,29 @@ def existing(spec: str) -> Path:
         raise BadInput(f"{spec[:60]!r} is neither a built-in dataset nor a path that can be opened") from None
     suffix = path.suffix.lower()
     if not exists:
-        if suffix in (*TEXT_SUFFIXES, ".parquet") or len(path.parts) > 1:
+        if suffix in (*FILE_SUFFIXES, ".parquet") or len(path.parts) > 1:
             raise BadInput(f"the file {spec[:200]} does not exist: check the path")
         raise BadInput(f"there is no file and no built-in dataset called {spec[:60]!r}{suggest(spec[:60], list(builtin.CATALOGUE))}")
-    if folder and suffix in TEXT_SUFFIXES:
-        raise BadInput(f"{spec} is a folder where a text file is expected: give the file in it")
+    if folder and suffix in FILE_SUFFIXES:
+        raise BadInput(f"{spec} is a folder where a file is expected: give the file in it")
     return path
 
 
 def read_file(path: Path, delimiter: str | None, encoding: str | None) -> Source:
-    """A parquet file, a folder of them, or a text file."""
-    from data.sources import delimited, images, parquet
+    """A parquet file, a folder of them, catalogues of messages, records, or a text file."""
+    from data.sources import delimited, images, messages, parquet, records
 
     suffix = path.suffix.lower()
+    if suffix in messages.SUFFIXES or (path.is_dir() and not parquet.parts(path)):
+        table, notes = messages.read(path)
+        return Source(path_name(path), table, "target", messages.KINDS, notes, task="translation")
     if path.is_dir() or suffix == ".parquet" or (suffix not in TEXT_SUFFIXES and parquet.is_parquet(path)):
         return Source(path_name(path), parquet.read(path))
     if suffix in images.SUFFIXES:
         raise BadInput(f"{path} is one image: give the folder of all of them")
+    if suffix in records.SUFFIXES:
+        table, notes = records.read(path, encoding=encoding)
+        return Source(path_name(path), table, notes=notes)
     table, notes = delimited.read(path, delimiter=delimiter, encoding=encoding)
     return Source(path_name(path), table, notes=notes)
 

@@ -16,7 +16,8 @@ from data.schema import Modality, Task
 class Builtin:
     """What is known of a built-in dataset before it is loaded.
 
-    `origin` is `package:file`, `sklearn:loader` or `pictures:loader`; `held` is the number of rows that it holds out beside its own.
+    `origin` is `package:file`, `sklearn:loader`, `pictures:loader` or `texts:loader`; `held` is the number of rows that it holds out beside
+    its own. `rows` is `about` right where it depends on the versions that are installed.
     """
 
     description: str
@@ -27,9 +28,22 @@ class Builtin:
     modality: Modality = "tabular"
     held: int = 0
     task: Task | None = None
+    about: bool = False
+
+    @property
+    def size(self) -> str:
+        """Its rows, in words."""
+        return f"{'about ' if self.about else ''}{self.rows:,}"
 
 
 PLOTNINE, STATSMODELS = "plotnine:data/", "statsmodels:datasets/"
+
+
+def words(description: str, rows: int, x: str, y: str, loader: str, task: Task) -> Builtin:
+    """What is known of built-in texts."""
+    kinds = {x: "text", y: "category" if task == "classification" else "text"}
+    return Builtin(description, rows, y, f"texts:{loader}", kinds, "text", task=task, about=True)
+
 
 CATALOGUE: dict[str, Builtin] = {
     "diamonds": Builtin("cut diamonds: price, weight, cut, colour, clarity and size", 53940, "cut", PLOTNINE + "diamonds.csv"),
@@ -58,16 +72,34 @@ CATALOGUE: dict[str, Builtin] = {
     "digits_on_photos": Builtin(
         "digits on photographs, 32×32 colour, and masks of the digits", 1203, "mask", "pictures:digits_on_photos", modality="image"
     ),
+    "home_intents": words(
+        "what people say to their homes, and what they want, from templates", 4300, "text", "intent", "home_intents", "classification"
+    ),
+    "home_intents_es": words("the same in Spanish", 4400, "text", "intent", "home_intents_es", "classification"),
+    "home_intents_de": words("the same in German", 4800, "text", "intent", "home_intents_de", "classification"),
+    "messages_es": words(
+        "messages of Django, Sphinx and JupyterLab, English to Spanish", 2400, "source", "target", "messages_es", "translation"
+    ),
+    "docstrings_code": words(
+        "functions of Python's standard library: what they do, and their code", 4300, "text", "code", "docstrings_code", "text-to-code"
+    ),
+    "docstrings_summary": words(
+        "docstrings of Python's standard library, and their first lines", 1900, "text", "summary", "docstrings_summary", "summarisation"
+    ),
 }
 
 
 def load(name: str) -> tuple[pa.Table, pa.Table | None]:
-    """The table of a built-in dataset, plain numbers, strings, nulls and images; and the rows that it holds out itself."""
+    """The table of a built-in dataset, plain numbers, strings, nulls, images and texts; and the rows that it holds out itself."""
     package, _, what = CATALOGUE[name].origin.partition(":")
     if package == "pictures":
         from data.sources import pictures
 
         return pictures.LOADERS[what]()
+    if package == "texts":
+        from data.sources import texts
+
+        return texts.LOADERS[what](), None
     if package == "sklearn":
         return from_sklearn(what), None
     from data.sources import delimited

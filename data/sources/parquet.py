@@ -43,6 +43,11 @@ def read_file(path: Path) -> pa.Table:
     table = table.select([name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)])
     if not table.column_names:
         raise BadInput(f"{path} has no columns")
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            raise BadInput(f"{path}: column {name!r} holds values that are damaged, or texts that are not UTF-8: write it anew") from None
     return pa.table([plain(column) for column in table.columns], names=table.column_names)
 
 
