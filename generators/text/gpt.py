@@ -122,10 +122,9 @@ class GPT(Neural, Labelled):
 
 def nucleus(p: Tensor, mass: float, rng: torch.Generator) -> Tensor:
     """int64 [m]: one token a row of p [m, V] out of the fewest that together hold `mass`."""
-    tokens, open_ = drawn(p, rng), torch.arange(len(p))
-    while mass < 1 and len(open_):
-        chance = p[open_].gather(1, tokens[open_, None])
-        likelier = (p[open_] * (p[open_] > chance)).sum(1)
-        open_ = open_[likelier >= mass]
-        tokens[open_] = drawn(p[open_], rng)  # (5)
+    tokens, left = drawn(p, rng), torch.arange(len(p) if mass < 1 else 0)
+    while len(left):
+        likelier = (p * (p > p.gather(1, tokens[left, None]))).sum(1)
+        p, left = p[likelier >= mass], left[likelier >= mass]
+        tokens[left] = drawn(p, rng)  # (5)
     return tokens

@@ -49,7 +49,7 @@ class SequenceNet(nn.Module):
 
     def sequences(self, tokens: Tensor, y: Tensor, back: bool) -> Tensor:
         """int64 [n, places] of rows (tokens [n, T], y [n]) in one order or the other."""
-        start = torch.full_like(y, BACK if back else BOS)[:, None]
+        start = torch.full_like(y, BACK if back and (self.labels or self.texts > 1) else BOS)[:, None]
         if not self.labels:
             return torch.cat([start, swapped(tokens, first=False) if back else tokens], dim=1)
         label = (self.size + y)[:, None]
