@@ -34,6 +34,7 @@ GENERATORS = {
     "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
     "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
     "image/diffusion": "generators.image.diffusion:Diffusion",
+    "text/transformer": "generators.text.transformer:Transformer",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
