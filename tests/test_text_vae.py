@@ -47,7 +47,9 @@ def test_the_divergence_is_that_of_torch():
 def test_the_bound_rises_to_the_likelihood():
     model, rows = fitted(), encoded()
     recipe, net = model.generator, model.net
-    one, many = (recipe.bound(net, rows, draws, torch.Generator().manual_seed(1)) for draws in (1, 500))
+    rng, rows = torch.Generator().manual_seed(1), (rows[0][:6], rows[1][:6])
+    many = recipe.bound(net, rows, 500, rng)
+    one = torch.stack([recipe.bound(net, rows, 1, rng) for _ in range(100)]).mean(0)
     weights, factor = net.prior.weights[0], net.prior.spread[0]
     middle = (weights[:, None] * net.prior.means[0]).sum(0)
     wide = 4 * ((factor @ factor.mT).diagonal(dim1=1, dim2=2).amax(0) + (net.prior.means[0] - middle).square().amax(0)).sqrt()
@@ -57,13 +59,14 @@ def test_the_bound_rises_to_the_likelihood():
     prior = net.prior.log_prob(0, grid)
     assert math.isclose((prior + cell).exp().sum().item(), 1, abs_tol=0.02)
     exact = []
-    for row in rows[0][:6]:
+    for row in rows[0]:
         tokens = row.expand(len(grid), -1)
         said = net.log_prob(tokens, tokens, grid, torch.zeros(len(grid), dtype=torch.int64))
         exact.append((said.double() + prior + cell).logsumexp(0))
     exact = torch.stack(exact)
-    assert one[:6].mean() < many[:6].mean() < exact.mean() + 0.02
-    assert math.isclose(many[:6].mean(), exact.mean(), abs_tol=0.1)
+    assert (one < exact + 0.05).all()
+    assert one.mean() < many.mean() - 0.01
+    assert math.isclose(many.mean(), exact.mean(), abs_tol=0.08)
 
 
 @torch.no_grad()
