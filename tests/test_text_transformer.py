@@ -11,7 +11,7 @@ from data.errors import BadInput
 from data.schema import Dataset, Schema
 from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
 from generators.nets.words import OTHERS, Words, chosen
-from generators.text.transformer import Transformer, TransformerNet, Writing, halves, joined, told
+from generators.text.transformer import Transformer, TransformerNet, Writing, halves, joined, renamed, told
 from generators.train import Training
 
 NAMES = ["abhg", "hhca", "cafe", "bead", "gaff", "dahh"]
@@ -120,6 +120,20 @@ def test_a_row_is_cut_into_halves_and_joined_again():
     three = torch.tensor([[7, SEP, 8, SEP, 9, EOS, PAD]])
     assert halves(three, 3)[0].tolist() == [[7, SEP, 8, PAD, PAD, PAD, PAD]]
     assert halves(three, 3)[1].tolist() == [[9, PAD, PAD, PAD, PAD, PAD, PAD]]
+
+
+def test_names_are_replaced_in_both_texts_alike():
+    torch.manual_seed(0)
+    x, y = texts(200, 9), texts(200, 8).roll(1, 0)
+    y[:, 0] = x[:, 0]
+    a, b = renamed(x, y, FIRST + 300, 1.0)
+    assert torch.equal(a[:, 0], b[:, 0])
+    assert 0.3 < (a[:, 0] != x[:, 0]).float().mean() < 0.7
+    own = ~(x[:, :, None] == y[:, None]).any(2)
+    assert torch.equal(a[own], x[own])
+    assert ((a == PAD) == (x == PAD)).all()
+    for same, text in zip(renamed(x, y, FIRST + 300, 0.0), (x, y), strict=True):
+        assert torch.equal(same, text)
 
 
 def test_a_sample_of_the_vocabulary_stands_for_all_of_it():

@@ -10,7 +10,9 @@ with Monolingual Data, 2016, arXiv:1511.06709.
     (4)  p(w_i = w) = g_i softmax_w(E h_i + b) + (1 - g_i) sum_j a_ij [s_j = w],   g_i = sigmoid(G h_i), 1 when there is no source
     (5)  loss = - log p(w_i), on average over the tokens of x from the label, of y from x, and for a share of the rows of x from y
 
-Keys and values of the source are made once a text, those of what is written once a token.
+So that (3) learns to copy whatever there is and not only the names of the rows, some of the tokens that both texts of a row have are
+replaced while training, in both alike, by others. Keys and values of the source are made once a text, those of what is written once a
+token.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 
 from data.errors import BadInput
 from generators.base import Labelled, Neural, Rows
-from generators.codecs.text import BACK, BOS, EOS, LONGEST, PAD, SEP, TextCodec
+from generators.codecs.text import BACK, BOS, EOS, FIRST, LONGEST, PAD, SEP, TextCodec
 from generators.nets.crossing import Crossing, Reading
 from generators.nets.words import Words, chosen
 from generators.train import Training
@@ -124,7 +126,8 @@ class Writing:
 class Transformer(Neural, Labelled):
     """`depth` blocks of `width` with `heads` on either side; `backwards` is the share of rows that are also learnt the other way round.
 
-    Texts are drawn at `temperature`, those that answer another at `answer_temperature`, both from the nucleus `top_p`.
+    In a share of the rows, `renamed`, half of the tokens that both texts have are replaced while training. Texts are drawn at
+    `temperature`, those that answer another at `answer_temperature`, both from the nucleus `top_p`.
     """
 
     width: int = 128
@@ -132,6 +135,7 @@ class Transformer(Neural, Labelled):
     heads: int = 4
     dropout: float = 0.1
     backwards: float = 0.2
+    renamed: float = 0.3
     temperature: float = 1.0
     answer_temperature: float = 0.5
     top_p: float = 0.95
@@ -148,6 +152,7 @@ class Transformer(Neural, Labelled):
         back = torch.rand(len(x), device=x.device) < self.backwards
         tasks = [(torch.zeros_like(x), told(BOS, x), rows[1])]
         if net.texts > 1:
+            x, y = renamed(x, y, len(net.words.bias), self.renamed * net.training)
             tasks += [(x, told(SEP, y), rows[1]), (y[back], told(BACK, x[back]), rows[1][back])]
         source, target, labels = (torch.cat(parts) for parts in zip(*tasks, strict=True))
         return -net.log_prob(source, target, labels).mean()  # (5)
@@ -205,6 +210,15 @@ def halves(rows: Tensor, texts: int) -> tuple[Tensor, Tensor]:
     cut, end = ends.amax(1, keepdim=True), ((rows == EOS) * place).amax(1, keepdim=True)
     after = rows.gather(1, (place + cut + 1).clamp(max=rows.shape[1] - 1))
     return rows.where(place < cut, PAD), after.where(place < end - cut - 1, PAD)
+
+
+def renamed(x: Tensor, y: Tensor, size: int, share: float) -> tuple[Tensor, Tensor]:
+    """Texts [n, T], where in a share of the rows half of the tokens that both texts have are others, the same in both."""
+    names = torch.arange(size, device=x.device).expand(len(x), size)
+    both = torch.zeros_like(names).scatter(1, x, 1) * torch.zeros_like(names).scatter(1, y, 1) > 0
+    chosen = both & (names >= FIRST) & (torch.rand(names.shape, device=x.device) < 0.5) & (torch.rand(len(x), 1, device=x.device) < share)
+    names = torch.randint_like(names, FIRST, size).where(chosen, names)
+    return names.gather(1, x), names.gather(1, y)
 
 
 def told(start: int, text: Tensor) -> Tensor:
