@@ -36,6 +36,8 @@ GENERATORS = {
     "image/diffusion": "generators.image.diffusion:Diffusion",
     "text/ngram": "generators.text.ngram:Ngram",
     "text/gpt": "generators.text.gpt:GPT",
+    "text/transformer": "generators.text.transformer:Transformer",
+    "text/vae": "generators.text.vae:VAE",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
