@@ -73,8 +73,8 @@ def render_leaderboard(board: Mapping[str, Any]) -> str:
     `board`: {"dataset", "target", "created", "headline": metric, "reproduce": command, "winner": generator name, "real": {"mean", "low",
     "high"}, "rows": [row, ...] in the order shown}; a row: {"generator", "role": "floor"|"ceiling"|absent, "seeds": how many, "tstr":
     {"mean", "low", "high"}, "detector": {"train", "test"} areas, "shape" and "trend": per cent error, or where "kind" is "image": "kid",
-    "coverage", "agreement" and "near", "dcr": per cent, "copies": share, "fit_seconds" and "rows_per_second" of CPU time, "error": one
-    sentence or null}.
+    "coverage", "agreement" and "near", "dcr": per cent, "copies": share, "minutes" of fit and
+    sampling, "fit_seconds" and "rows_per_second" of CPU time, "error": one sentence or null}.
     """
     told = clean(board)
     noun = "image" if any(row.get("kind") == "image" for row in told.get("rows", [])) else "row"

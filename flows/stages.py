@@ -1,9 +1,9 @@
 """The stages of the main job as plain functions: each reads files of the run folder and makes files there.
 
-    plan -> prepare -> [choose] -> fit -> draw -> judge -> publish
+    plan -> prepare -> [choose] -> fit -> draw -> refer -> judge -> publish
 
 `plan` reads the source and checks everything that can be checked before work starts. The others are cached by content (`flows.folders`);
-`publish` leaves its mark in the release itself. No stage but `prepare` and `judge` reads the test rows. `choose` is there
+`publish` leaves its mark in the release itself. No stage but `prepare`, `refer` and `judge` reads the test rows. `choose` is there
 when the job leaves the generator to `auto` (`flows.auto`); what comes after it runs the job with its choice.
 """
 
@@ -13,12 +13,13 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -239,31 +240,48 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
 
 
-def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Done:
+def refer(job: Job, root: Path, prepared: Path) -> Done:
+    """What judges score that learnt on real rows alone, references.json: once for every generator that is judged on these rows."""
+    from evaluators.protocol import references
+
+    def work(folder: Path) -> None:
+        teller("judge")(0, 4, "references: judges learn on real rows and on the floor")
+        found = references(real_of(prepared), seed=job.seed)
+        plain = {
+            judge: {kind: {m: v.tolist() for m, v in scores.items()} for kind, scores in sets.items()} for judge, sets in found.items()
+        }
+        write_json(folder / "references.json", {"seed": job.seed, "scores": plain})
+
+    return stage(root, "refer", {"prepared": prepared.name, "seed": job.seed}, work, code=("data", "evaluators"))
+
+
+def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, referred: Path) -> Done:
     """Utility, fidelity and privacy of several samples of the model, the drawn rows among them: scores.json; and the private page.
 
-    inspect.html shows real rows beside synthetic ones. It stays here: no release holds it.
+    The samples are the job's; what is random in judging is that of the references. inspect.html shows real rows beside synthetic
+    ones. It stays here: no release holds it.
     """
     from evaluators.inspect import inspect
     from evaluators.protocol import EFFORT
 
     def work(folder: Path) -> None:
-        real = Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
-        model = load(fitted)
+        real, model, known = real_of(prepared), load(fitted), read_json(referred / "references.json")
         effort = EFFORT[real.train.schema.modality]
         n = min(len(real.train), effort.rows)
         first = head(drawn / "rows.parquet", n)
         samples = [first] if len(first) == n else [model.sample(n, seed=job.seed)]
         samples += [model.sample(n, seed=job.seed + i) for i in range(1, effort.samples)]
-        write_json(folder / "scores.json", scores(real, samples, job.seed))
+        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"]))
         page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed)
         (folder / "inspect.html").write_text(page, encoding="utf-8")
 
-    return stage(root, "judge", {"drawn": drawn.name, "seed": job.seed}, work, code=("data", "generators", "evaluators"))
+    return stage(
+        root, "judge", {"drawn": drawn.name, "referred": referred.name, "seed": job.seed}, work, code=("data", "generators", "evaluators")
+    )
 
 
-def scores(real: Split, samples: list[Dataset], seed: int) -> dict[str, Any]:
-    """The three judgements of samples of one model (or one table), as JSON."""
+def scores(real: Split, samples: list[Dataset], seed: int, references: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The three judgements of samples of one model (or one table), as JSON; `references` as `refer` wrote them, where they are known."""
     from evaluators.fidelity import fidelity
     from evaluators.likeness import likeness
     from evaluators.privacy import privacy
@@ -271,17 +289,25 @@ def scores(real: Split, samples: list[Dataset], seed: int) -> dict[str, Any]:
 
     alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "text": fidelity, "image": likeness}
     tell = teller("judge")
-    tell(0, 3, "utility: judges learn on synthetic rows, scored on real ones")
-    result = {"utility": utility(real, samples, seed=seed)}
-    tell(1, 3, "fidelity: how like the real rows, and a detector")
+    tell(1, 4, "utility: judges learn on synthetic rows, scored on real ones")
+    known = {
+        judge: {kind: {m: np.array(v) for m, v in of.items()} for kind, of in sets.items()} for judge, sets in (references or {}).items()
+    }
+    result = {"utility": utility(real, samples, seed=seed, known=known)}
+    tell(2, 4, "fidelity: how like the real rows, and a detector")
     result["fidelity"] = alike[real.train.schema.modality](real.train, real.test, samples[0], seed=seed)
-    tell(2, 3, "privacy: copies, distances, membership")
+    tell(3, 4, "privacy: copies, distances, membership")
     result["privacy"] = privacy(real.train, real.test, samples[0], seed=seed)
-    tell(3, 3, "judged")
+    tell(4, 4, "judged")
     return result
 
 
 # ---- small things
+
+
+def real_of(prepared: Path) -> Split:
+    """The real rows of a `prepare` folder."""
+    return Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
 
 
 def schema_of(path: Path) -> Schema:

@@ -76,9 +76,15 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
 
 @task(persist_result=False)
-def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Done:
+def refer(job: Job, root: Path, prepared: Path) -> Done:
+    """What judges score that learnt on real rows."""
+    return told(stages.refer(job, root, prepared))
+
+
+@task(persist_result=False)
+def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, referred: Path) -> Done:
     """Utility, fidelity, privacy."""
-    return told(stages.judge(job, root, prepared, fitted, drawn))
+    return told(stages.judge(job, root, prepared, fitted, drawn, referred))
 
 
 @task(persist_result=False, retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=may_pass)
@@ -101,7 +107,8 @@ def synthesize(job: Job) -> publishing.Outcome:
         order = auto.settled(job, chosen)
         fitted = ended(fit(order, root, prepared)).folder
         drawn = ended(draw(order, root, prepared, fitted)).folder
-        judged = ended(judge(order, root, prepared, fitted, drawn)).folder
+        referred = ended(refer(order, root, prepared)).folder
+        judged = ended(judge(order, root, prepared, fitted, drawn, referred)).folder
         outcome = ended(publish(job, dataset, prepared, fitted, drawn, judged, chosen))
     tell(dataset, outcome)
     name = None if outcome.passed else "Quarantined"

@@ -308,11 +308,29 @@ def test_a_comparison_ranks_and_a_failure_is_a_row(server):
     assert "tabular/none" in found["tabular/none"]["error"]
     assert found["tabular/copy"]["role"] == "ceiling"
     assert found["tabular/marginal"]["seeds"] == 2
+    assert found["tabular/marginal"]["minutes"] > 0
+    assert len(list(Path("home").glob("runs/*/refer-*"))) == 1, "the judges learn on real rows once, whoever is compared"
     assert found["redrawn real rows"]["tstr"]["mean"] > found["shuffled columns"]["tstr"]["mean"]
     assert board["rows"][-1]["generator"] == "tabular/none"
     assert board["winner"] is None
     assert {path.name for path in folder.iterdir()} == {"leaderboard.json", "leaderboard.md", "leaderboard.html"}
     assert not releases.releases("out")
+
+
+@pytest.mark.slow
+def test_images_are_compared_on_one_board(server):
+    from flows.compare import compare, text
+
+    names = ["image/gmm", "image/vae"]
+    board, _ = compare(Job.of({"source": "digits", "minutes": 0.2, "to": "out"}), names, 2, "boards", return_state=True).result()
+    assert not any(r["error"] for r in board["rows"])
+    floor, ceiling = (next(r for r in board["rows"] if r.get("role") == role) for role in ("floor", "ceiling"))
+    for r in board["rows"]:
+        assert r["tstr"]["low"] <= r["tstr"]["mean"] <= r["tstr"]["high"]
+        assert floor["tstr"]["mean"] <= r["tstr"]["mean"]
+    assert ceiling["tstr"]["mean"] > 0.9
+    assert {r["generator"] for r in board["rows"] if r.get("minutes")} == set(names)
+    assert "minutes" in text(board)
 
 
 def test_ctrl_c_stops_cleanly():
