@@ -31,6 +31,8 @@ from evaluators.tabular import Judge, side_by_side
 DRAWS = 200  # redraws of the test rows behind an interval
 KINDS = ("real", "synthetic", "augmented", "floor", "cheat", "augmented_cheat")
 SCORED = 20_000  # rows that a judge is scored on, unless told otherwise
+TABLE_SECONDS = 0.00015  # of judging, a row and column
+BESIDE = 3  # fits of a judge that take as long as what else images are judged by
 NO_SKILL = {"roc_auc": 0.5, "r2": 0.0}  # what a headline is worth when nothing was learnt; for other headlines: the floor's score
 LEAST_SIGNAL = 0.02  # below this distance from no skill there is nothing to keep, and a ratio says nothing
 
@@ -120,6 +122,18 @@ def utility(
         },
         "ratio": ratio(every, headline),
     }
+
+
+def foretold(train: Dataset, known: bool = False) -> float:
+    """Minutes that the judges take for one generator, roughly: those of images timed on a few steps, tables by their rows and columns.
+
+    `known` when the references are.
+    """
+    effort = EFFORT[train.schema.modality]
+    if train.schema.modality != "image":
+        return min(len(train), effort.rows) * len(train.schema.columns) * TABLE_SECONDS / 60
+    fits = 2 * effort.samples + (0 if known else 3 + effort.floors) + BESIDE
+    return fits * image.pace(train) / 60
 
 
 class Ground(NamedTuple):

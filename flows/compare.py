@@ -36,6 +36,7 @@ SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR an
 @task(persist_result=False, task_run_name="{job.generator[name]}, seed {job.seed}")
 def candidate(job: Job, root: Path, prepared: Path, referred: Path) -> dict[str, Any]:
     """One fit: its scores and what it cost."""
+    job = stages.sized(job, stages.budget(job, root, prepared).folder) if job.minutes else job
     fitted = stages.fit(job, root, prepared)
     drawn = stages.draw(job, root, prepared, fitted.folder)
     judged = stages.judge(job, root, prepared, fitted.folder, drawn.folder, referred)

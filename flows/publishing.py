@@ -29,7 +29,25 @@ from data.sources import slug
 from flows import auto
 from flows.folders import keyed, read_json, run_folder
 from flows.job import Job, shown
-from flows.stages import FRAMES, UNFOLDED, choose, draw, fit, judge, load, plan, prepare, recipe, refer, stream, teller, waiting, writable
+from flows.stages import (
+    FRAMES,
+    UNFOLDED,
+    budget,
+    choose,
+    draw,
+    fit,
+    judge,
+    load,
+    plan,
+    prepare,
+    recipe,
+    refer,
+    sized,
+    stream,
+    teller,
+    waiting,
+    writable,
+)
 
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the gates as evaluators.gates.check lists them
@@ -256,10 +274,12 @@ def synthesize(job: Job) -> Outcome:
         prepared = prepare(found, root).folder
         chosen = choose(job, root, prepared).folder if auto.wanted(job) else None
         order = auto.settled(job, chosen)
+        if job.minutes and not chosen:
+            order = sized(job, budget(job, root, prepared).folder)
         fitted = fit(order, root, prepared).folder
         drawn = draw(order, root, prepared, fitted).folder
         judged = judge(order, root, prepared, fitted, drawn, refer(order, root, prepared).folder).folder
-        return publish(job, found.dataset, prepared, fitted, drawn, judged, chosen)
+        return publish(job if chosen else order, found.dataset, prepared, fitted, drawn, judged, chosen)
 
 
 # ---- small things

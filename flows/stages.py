@@ -1,10 +1,11 @@
 """The stages of the main job as plain functions: each reads files of the run folder and makes files there.
 
-    plan -> prepare -> [choose] -> fit -> draw -> refer -> judge -> publish
+    plan -> prepare -> [choose or budget] -> fit -> draw -> refer -> judge -> publish
 
 `plan` reads the source and checks everything that can be checked before work starts. The others are cached by content (`flows.folders`);
 `publish` leaves its mark in the release itself. No stage but `prepare`, `refer` and `judge` reads the test rows. `choose` is there
-when the job leaves the generator to `auto` (`flows.auto`); what comes after it runs the job with its choice.
+when the job leaves the generator to `auto` (`flows.auto`), `budget` when it names one and bounds its minutes; what comes after
+either runs the job with the choice.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +42,8 @@ if TYPE_CHECKING:
 
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
 LEAST_TEST_ROWS = 10
-STEP_SECONDS = 0.0012  # of training, a column
-JUDGE_SECONDS = {"tabular": 0.00015, "text": 0.00015, "image": 0.0075}  # a row and column
-START_MINUTES = 0.6
+CELL_SECONDS = 5e-6  # a row and column, of learning without steps
+START_MINUTES = 0.5
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 
 Progress = Callable[[str, int, int, str], None]  # stage, done, total, a few words
@@ -136,31 +137,6 @@ def generator_of(job: Job, schema: Schema) -> Generator:
     return registry.make(name, {k: v for k, v in (job.generator or {}).items() if k != "name"})
 
 
-def estimate(plan: Plan) -> float:
-    """Minutes that a run takes, roughly: training and sampling, then judging, then what starts and checks around them.
-
-    For images the first two are timed on a few steps and draws; for tables they follow from rows and columns, on two cores.
-    """
-    from evaluators.protocol import EFFORT
-    from generators.base import Descending
-    from generators.train import planned
-
-    schema, rows = plan.real.train.schema, len(plan.real.train)
-    columns = len(schema.columns)
-    effort = EFFORT[schema.modality]
-    judged = min(rows, effort.rows) * columns * JUDGE_SECONDS[schema.modality] / 60 + START_MINUTES
-    if auto.wanted(plan.job):
-        return (plan.job.minutes or auto.MINUTES) + judged
-    generator, seconds = generator_of(plan.job, schema), 5e-6 * rows * columns
-    if isinstance(generator, Descending) and schema.modality == "image":
-        fit, draw = generator.expected(plan.real.train, minutes=plan.job.minutes, device=plan.job.device)
-        return fit + draw * ((plan.job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)) / 60 + judged
-    if isinstance(generator, Descending):
-        seconds += planned(generator.training, rows) * columns * STEP_SECONDS
-    fit = min(seconds / 60, plan.job.minutes or float("inf"))
-    return fit + judged
-
-
 def without(table: pa.Table, names: list[str]) -> pa.Table:
     """The table less some columns. BadInput when one of them is not there."""
     for name in names:
@@ -202,6 +178,48 @@ def choose(job: Job, root: Path, prepared: Path) -> Done:
         write_json(folder / "choice.json", auto.choose(job, train, teller("choose")))
 
     return stage(root, "choose", inputs, work, code=("data", "generators", "evaluators", "flows"))
+
+
+def budget(job: Job, root: Path, prepared: Path) -> Done:
+    """What the run will cost, and the size of the generator that the job's minutes allow, from a trial on this machine: budget.json.
+
+    {"name": the generator's, "size": fields that differ from the job's recipe, "steps", "wanted": steps without a bound, "minutes":
+    {"fit", "draw", "judge", "rest"}}; a size that the job states itself stays. The first trial counts: a job that runs again is the same.
+    """
+    run = {"minutes": job.minutes, "device": job.device, "rows": job.rows}
+    inputs = {"prepared": prepared.name, "generator": job.generator, **run}
+
+    def work(folder: Path) -> None:
+        write_json(folder / "budget.json", foretold(job, Dataset.open(prepared / "train.parquet")))
+
+    return stage(root, "budget", inputs, work, code=("generators",))
+
+
+def foretold(job: Job, train: Dataset) -> dict[str, Any]:
+    """What `budget` writes."""
+    from evaluators import protocol
+    from generators.base import Descending
+
+    rows, effort = len(train), protocol.EFFORT[train.schema.modality]
+    judging = {"judge": protocol.foretold(train), "rest": START_MINUTES}
+    if auto.wanted(job):
+        return {"name": "auto", "size": {}, "minutes": {"fit": job.minutes or auto.MINUTES, "draw": 0.0, **judging}}
+    generator = generator_of(job, train.schema)
+    name = recipe(generator)["name"]
+    if not isinstance(generator, Descending):
+        fit = min(CELL_SECONDS * rows * len(train.schema.columns) / 60, job.minutes or float("inf"))
+        return {"name": name, "size": {}, "minutes": {"fit": fit, "draw": 0.0, **judging}}
+    fitting, cost = generator.within(train, minutes=job.minutes, fixed=job.generator or (), device=job.device)
+    size = {key: getattr(fitting, key) for key in chain(*generator.sizes)} if fitting != generator else {}
+    drawn = (job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)
+    minutes = {"fit": cost.minutes, "draw": drawn * cost.row_seconds / 60, **judging}
+    return {"name": name, "size": size, "steps": cost.steps, "wanted": cost.wanted, "minutes": minutes}
+
+
+def sized(job: Job, budget: Path) -> Job:
+    """The job with the size that its budget allows; the job as it is when that is its own."""
+    found = read_json(budget / "budget.json")
+    return job.model_copy(update={"generator": {**(job.generator or {}), "name": found["name"], **found["size"]}}) if found["size"] else job
 
 
 def fit(job: Job, root: Path, prepared: Path) -> Done:

@@ -64,6 +64,12 @@ def choose(job: Job, root: Path, prepared: Path) -> Done:
 
 
 @task(persist_result=False)
+def budget(job: Job, root: Path, prepared: Path) -> Done:
+    """Foretell the cost, and settle the generator's size."""
+    return told(stages.budget(job, root, prepared))
+
+
+@task(persist_result=False)
 def fit(job: Job, root: Path, prepared: Path) -> Done:
     """Train the generator on the training rows."""
     return told(stages.fit(job, root, prepared))
@@ -105,11 +111,13 @@ def synthesize(job: Job) -> publishing.Outcome:
         prepared = ended(prepare(job, root)).folder
         chosen = ended(choose(job, root, prepared)).folder if auto.wanted(job) else None
         order = auto.settled(job, chosen)
+        if job.minutes and not chosen:
+            order = stages.sized(job, ended(budget(job, root, prepared)).folder)
         fitted = ended(fit(order, root, prepared)).folder
         drawn = ended(draw(order, root, prepared, fitted)).folder
         referred = ended(refer(order, root, prepared)).folder
         judged = ended(judge(order, root, prepared, fitted, drawn, referred)).folder
-        outcome = ended(publish(job, dataset, prepared, fitted, drawn, judged, chosen))
+        outcome = ended(publish(job if chosen else order, dataset, prepared, fitted, drawn, judged, chosen))
     tell(dataset, outcome)
     name = None if outcome.passed else "Quarantined"
     state: Any = Completed(name=name, message=str(outcome.folder), data=outcome)

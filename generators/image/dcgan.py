@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,7 @@ class DCGAN(Neural, Labelled):
     legible: float = 0.2
     training: Training = Training(epochs=75, least_steps=1000, batch=64, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
+    sizes: ClassVar[tuple[dict[str, Any], ...]] = ({"width": 16},)
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
     def build(self, codec: ImageCodec) -> Players:
