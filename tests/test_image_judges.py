@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -427,3 +428,9 @@ def test_files_of_images_are_decoded_and_measured(tmp_path):
         failed = quality(good.schema, [written(tmp_path / "bad.parquet", table)])["failed"]
         assert [(f["expectation"], f["column"]) for f in failed] == [("images", name)]
         assert what in failed[0]["what"]
+
+
+def test_gates_speak_of_images():
+    why = " ".join(g["why"] for g in check(good_scores(), publishable=True))
+    assert "images" in why
+    assert not re.search(r"\brows?\b", why)
