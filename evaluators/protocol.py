@@ -124,15 +124,12 @@ def utility(
     }
 
 
-def foretold(train: Dataset, known: bool = False) -> float:
-    """Minutes that the judges take for one generator, roughly: those of images timed on a few steps, tables by their rows and columns.
-
-    `known` when the references are.
-    """
+def foretold(train: Dataset) -> float:
+    """Minutes that judging one generator takes, roughly, references included: images timed on a few steps, tables by rows and columns."""
     effort = EFFORT[train.schema.modality]
     if train.schema.modality != "image":
         return min(len(train), effort.rows) * len(train.schema.columns) * TABLE_SECONDS / 60
-    fits = 2 * effort.samples + (0 if known else 3 + effort.floors) + BESIDE
+    fits = BESIDE + (0 if train.schema.target is None else 3 + effort.floors + 2 * effort.samples)
     return fits * image.pace(train) / 60
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from data.layout import Layout
 from data.schema import Dataset
-from generators.train import SHARE, Training, few_threads, fitting, planned, train
+from generators.train import SHARE, Training, few_threads, fitting, looking, planned, train
 
 if TYPE_CHECKING:
     from generators.fitted import Fitted
@@ -217,7 +217,8 @@ class Descending(Generator):
             row = (time.perf_counter() - began) / drawn
             if row * drawn > SHOWN:
                 break
-        return Forecast(steps, wanted, (trial.log["other_seconds"] + steps * seconds) / 60, row)
+        around = trial.log["other_seconds"] + (looking(minutes) if minutes is not None else 0.0)
+        return Forecast(steps, wanted, (around + steps * seconds) / 60, row)
 
 
 @dataclass(frozen=True)

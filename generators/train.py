@@ -187,7 +187,7 @@ def train(
     total = planned(training, len(seen[0]))
     if minutes is not None and not (checkpoint and checkpoint.exists()):
         seconds = SHARE * minutes * 60
-        total = max(1, min(total, int(seconds / pace(net, seen, loss, phases, training, device, min(2.0, 0.05 * seconds)))))
+        total = max(1, min(total, int(seconds / pace(net, seen, loss, phases, training, device, looking(minutes)))))
     run = Trainer(net, phases, training, total)
     if checkpoint and checkpoint.exists():
         try:
@@ -274,6 +274,11 @@ def hold_out(rows: tuple[Tensor, ...], wanted: bool, seed: int) -> tuple[tuple[T
     size = min(4096, n // 20) if wanted else 0
     order = torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, 0, 98)))
     return (tuple(t[order[size:]] for t in rows), tuple(t[order[:size]] for t in rows)) if size else (rows, rows)
+
+
+def looking(minutes: float) -> float:
+    """Seconds that `pace` may take of so many minutes."""
+    return min(2.0, 0.05 * SHARE * 60 * minutes)
 
 
 def pace(
