@@ -87,8 +87,7 @@ class GMM(Labelled):
     def learn(self, net: Axes, rows: Rows, run: Run) -> Axes:
         rng = torch.Generator().manual_seed(run.seed)
         copies = COPIES if self.augment else 1
-        if self.augment:
-            rows = torch.cat([warped(rows[0], self.augment, rng) for _ in range(copies)]), rows[1].repeat(copies)
+        rows = torch.cat([warped(rows[0], self.augment, rng) for _ in range(copies)]), rows[1].repeat(copies)
         x, y = rows[0].flatten(1), rows[1]
         labels = y.unique().tolist()
         with torch.no_grad():

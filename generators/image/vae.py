@@ -99,11 +99,13 @@ class VAE(Descending, Labelled):
 
     def codes(self, net: VAENet, rows: Rows) -> Tensor:
         """A code for each row, float [n, latent]."""
-        parts = [net.encode(self.seen(net, self.moved(x)), net.hot(y)) for x, y in zip(*(t.split(BATCH) for t in rows), strict=True)]
+        parts = [
+            net.encode(self.seen(net, warped(x, self.augment)), net.hot(y)) for x, y in zip(*(t.split(BATCH) for t in rows), strict=True)
+        ]
         return torch.cat([mean + log_scale.exp() * torch.randn_like(mean) for mean, log_scale in parts])  # (1)
 
     def loss(self, net: VAENet, rows: Rows, phase: str) -> Tensor:
-        x, hot = self.seen(net, self.moved(rows[0])), net.hot(rows[1])
+        x, hot = self.seen(net, warped(rows[0], self.augment)), net.hot(rows[1])
         mean, log_scale = net.encode(x, hot)
         h = mean + log_scale.exp() * torch.randn_like(mean)  # (1)
         kl = (normal(h, mean, log_scale) - normal(h, torch.zeros(()), torch.zeros(()))).sum(1)
@@ -111,10 +113,6 @@ class VAE(Descending, Labelled):
             net.warm += 1
         beta = self.beta * min(1.0, net.warm.item() / max(1, self.warm_up)) if net.training else self.beta
         return (self.surprise(net, net.decode(h, hot), x) + beta * kl).mean()  # (3)
-
-    def moved(self, x: Tensor) -> Tensor:
-        """Training images as the recipe has them."""
-        return warped(x, self.augment) if self.augment else x
 
     def seen(self, net: VAENet, x: Tensor) -> Tensor:
         """Pixels from 0 to 1, float [n, C + K, H, W]."""

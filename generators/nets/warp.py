@@ -14,7 +14,12 @@ from torch import Tensor
 
 
 def warped(x: Tensor, amount: float, rng: torch.Generator | None = None) -> Tensor:
-    """x' of uint8 [n, C, H, W], each picture in its own way, uint8; `amount` is a in (2), `rng` None the global generator."""
+    """x' of uint8 [n, C, H, W], each picture in its own way, uint8; `amount` is a in (2), `rng` None the global generator.
+
+    x itself where the amount is 0.
+    """
+    if not amount:
+        return x
     n = len(x)
 
     def chance(scale: float) -> Tensor:
