@@ -31,7 +31,25 @@ from data.sources import slug
 from flows import auto
 from flows.folders import Done, home, keyed, read_json, retire, run_folder
 from flows.job import Job, shown
-from flows.stages import FRAMES, UNFOLDED, choose, draw, fit, judge, load, plan, prepare, recipe, stream, teller, waiting, writable
+from flows.stages import (
+    FRAMES,
+    UNFOLDED,
+    budget,
+    choose,
+    draw,
+    fit,
+    judge,
+    load,
+    plan,
+    prepare,
+    recipe,
+    refer,
+    sized,
+    stream,
+    teller,
+    waiting,
+    writable,
+)
 
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the gates as evaluators.gates.check lists them
@@ -273,12 +291,15 @@ def synthesize(job: Job) -> Outcome:
             done["choose"] = choose(job, root, prepared)
         chosen = done["choose"].folder if "choose" in done else None
         order = auto.settled(job, chosen)
+        if job.minutes and not chosen:
+            order = sized(job, budget(job, root, prepared).folder)
         done["fit"] = fit(order, root, prepared, found.dataset)
         fitted = done["fit"].folder
         done["draw"] = draw(order, root, prepared, fitted)
         drawn = done["draw"].folder
-        done["judge"] = judge(order, root, prepared, fitted, drawn)
-        outcome = publish(job, found.dataset, prepared, fitted, drawn, done["judge"].folder, chosen)
+        done["refer"] = refer(order, root, prepared)
+        done["judge"] = judge(order, root, prepared, fitted, drawn, done["refer"].folder)
+        outcome = publish(job if chosen else order, found.dataset, prepared, fitted, drawn, done["judge"].folder, chosen)
         measure(root, job, done, outcome)
     return outcome
 

@@ -64,6 +64,12 @@ def choose(job: Job, root: Path, prepared: Path) -> Done:
 
 
 @task(persist_result=False)
+def budget(job: Job, root: Path, prepared: Path) -> Done:
+    """Foretell the cost, and settle the generator's size."""
+    return told(stages.budget(job, root, prepared))
+
+
+@task(persist_result=False)
 def fit(job: Job, root: Path, prepared: Path, dataset: str) -> Done:
     """Train the generator on the training rows, unless the last release's model still fits them."""
     return told(stages.fit(job, root, prepared, dataset))
@@ -76,9 +82,15 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
 
 @task(persist_result=False)
-def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Done:
+def refer(job: Job, root: Path, prepared: Path) -> Done:
+    """What judges score that learnt on real rows."""
+    return told(stages.refer(job, root, prepared))
+
+
+@task(persist_result=False)
+def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, referred: Path) -> Done:
     """Utility, fidelity, privacy."""
-    return told(stages.judge(job, root, prepared, fitted, drawn))
+    return told(stages.judge(job, root, prepared, fitted, drawn, referred))
 
 
 @task(persist_result=False, retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=may_pass)
@@ -102,12 +114,15 @@ def synthesize(job: Job) -> publishing.Outcome:
             done["choose"] = ended(choose(job, root, prepared))
         chosen = done["choose"].folder if "choose" in done else None
         order = auto.settled(job, chosen)
+        if job.minutes and not chosen:
+            order = stages.sized(job, ended(budget(job, root, prepared)).folder)
         done["fit"] = ended(fit(order, root, prepared, dataset))
         fitted = done["fit"].folder
         done["draw"] = ended(draw(order, root, prepared, fitted))
         drawn = done["draw"].folder
-        done["judge"] = ended(judge(order, root, prepared, fitted, drawn))
-        outcome = ended(publish(job, dataset, prepared, fitted, drawn, done["judge"].folder, chosen))
+        done["refer"] = ended(refer(order, root, prepared))
+        done["judge"] = ended(judge(order, root, prepared, fitted, drawn, done["refer"].folder))
+        outcome = ended(publish(job if chosen else order, dataset, prepared, fitted, drawn, done["judge"].folder, chosen))
         publishing.measure(root, job, done, outcome)
     tell(dataset, outcome)
     name = None if outcome.passed else "Quarantined"

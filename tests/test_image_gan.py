@@ -1,5 +1,7 @@
 """The game of maker and critic: its loss and penalties on a critic whose gradients are known, its augmentation, labels, shapes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,9 +11,11 @@ from torch import nn
 
 from data.images import column
 from data.schema import Dataset, Schema
+from data.sources import read
+from generators.base import Descending, Forecast
 from generators.codecs.image import ImageCodec
 from generators.nets.adversarial import Critic, Players, augmented, finished, play, preferred, slope
-from generators.registry import make
+from generators.registry import get, make, names
 
 torch.set_num_threads(1)
 NAMES = ["image/gan", "image/dcgan"]
@@ -199,3 +203,42 @@ def test_it_learns_what_the_label_says(name):
         x, _ = fitted.codec.encode(fitted.sample(50, seed=0, given={"label": label}), np.random.default_rng(0))
         top = x[:, 0, :4].float().mean((1, 2))
         assert ((top >= low) & (top <= high)).float().mean() > 0.9, label
+
+
+# ---- sizes
+
+
+def foretold(room: int):
+    """`expected` of a machine on which nets of `room` channels and less make all their steps within a minute."""
+
+    def expected(self, data, *, minutes=None, device="auto"):
+        wanted = 1000
+        steps = wanted if minutes is None else min(wanted, int(wanted * minutes * room / self.width))
+        return Forecast(steps, wanted, 1.0, 0.0)
+
+    return expected
+
+
+@pytest.mark.parametrize(("room", "minutes", "width"), [(64, 1, 32), (20, 1, 16), (20, 10, 32), (20, None, 32), (1, 1, 16)])
+def test_minutes_choose_the_largest_size_that_makes_its_steps(monkeypatch, room, minutes, width):
+    monkeypatch.setattr(Descending, "expected", foretold(room))
+    recipe, cost = make("image/dcgan", {}).within(None, minutes=minutes)
+    assert recipe == make("image/dcgan", {"width": width})
+    assert cost == recipe.expected(None, minutes=minutes)
+
+
+def test_a_size_that_is_stated_stays(monkeypatch):
+    monkeypatch.setattr(Descending, "expected", foretold(1))
+    stated = make("image/dcgan", {"width": 48, "noise": 8})
+    assert stated.within(None, minutes=1, fixed={"name": "image/dcgan", "width": 48, "noise": 8})[0] == stated
+    other = make("image/dcgan", {"noise": 8})
+    assert other.within(None, minutes=1, fixed={"noise": 8})[0] == make("image/dcgan", {"noise": 8, "width": 16})
+
+
+@pytest.mark.parametrize("name", [name for name in names() if get(name).__dict__.get("sizes")])
+def test_sizes_are_fields_of_smaller_nets(name):
+    kind = get(name)
+    codec = kind.codec.fit(Dataset.of(read("digits").table.slice(0, 200), Schema.infer(read("digits").table, target="label")))
+    nets = [replace(kind(), **size).build(codec) for size in (*kind.sizes, {})]
+    counts = [sum(p.numel() for p in net.parameters()) for net in nets]
+    assert counts == sorted(set(counts)), "from small to large, the defaults the largest"

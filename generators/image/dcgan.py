@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from generators.base import Labelled, Neural, Rows
 from generators.codecs.image import ImageCodec, signed, unsigned
 from generators.nets.adversarial import Critic, Players, finished, play
+from generators.nets.warp import warped
 from generators.train import Training
 
 SMALLEST = 8  # the longest side that the smallest map may have
@@ -67,15 +68,18 @@ class Reader(nn.Module):
 
 @dataclass(frozen=True)
 class DCGAN(Neural, Labelled):
-    """Maps of `width` channels at half the size, twice as many at each halving; the other fields as in image/gan."""
+    """Maps of `width` channels at half the size, twice as many at each halving; real images are warped by up to `augment`
+    (generators/nets/warp.py), and so are those it makes; the other fields as in image/gan."""
 
     noise: int = 64
     width: int = 32
     penalty: float = 1.0
     shift: float = 0.05
     legible: float = 0.2
+    augment: float = 0.0
     training: Training = Training(epochs=75, least_steps=1000, batch=64, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
+    sizes: ClassVar[tuple[dict[str, Any], ...]] = ({"width": 16},)
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
     def build(self, codec: ImageCodec) -> Players:
@@ -89,7 +93,8 @@ class DCGAN(Neural, Labelled):
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(self, net: Players, rows: Rows, phase: str) -> Tensor:
-        return play(net, signed(rows[0]), rows[1], phase, penalty=self.penalty, shift=self.shift, legible=self.legible)
+        x = signed(warped(rows[0], self.augment))
+        return play(net, x, rows[1], phase, penalty=self.penalty, shift=self.shift, legible=self.legible)
 
     def draw(self, net: Players, labels: Tensor, rng: torch.Generator) -> Tensor:
         return torch.cat([unsigned(net.make(part, rng)) for part in labels.split(AT_ONCE)])
