@@ -14,12 +14,12 @@ from data.schema import Dataset, Schema
 from data.sources import read
 from generators.base import Descending, Forecast
 from generators.codecs.image import ImageCodec
-from generators.nets.adversarial import Critic, Players, augmented, finished, play, preferred, slope
+from generators.nets.adversarial import Critic, Game, Players, augmented, finished, play, preferred, slope
 from generators.registry import get, make, names
 
 torch.set_num_threads(1)
-NAMES = ["image/gan", "image/dcgan"]
-SMALL = {"image/gan": {"hidden": 16, "depth": 2}, "image/dcgan": {"width": 4}}
+NAMES = ["image/gan", "image/dcgan", "image/stylegan", "image/biggan"]
+SMALL = {"image/gan": {"hidden": 16, "depth": 2}, "image/dcgan": {"width": 4}, "image/stylegan": {"width": 4}, "image/biggan": {"width": 4}}
 
 
 def straight(cells: int) -> Critic:
@@ -32,6 +32,7 @@ class Constant(nn.Module):
 
     def __init__(self, shape):
         super().__init__()
+        self.noise = 3
         self.picture = nn.Parameter(torch.rand(shape) - 0.5)
 
     def forward(self, noise, y):
@@ -40,7 +41,7 @@ class Constant(nn.Module):
 
 def game(shape=(1, 3, 4), channels=1) -> Players:
     torch.manual_seed(0)
-    return Players(Constant(shape), straight(int(np.prod(shape))), torch.ones(2) / 2, 3, channels)
+    return Players(Constant(shape), straight(int(np.prod(shape))), torch.ones(2) / 2, channels)
 
 
 def test_the_losses_of_a_linear_critic_in_closed_form():
@@ -51,9 +52,9 @@ def test_the_losses_of_a_linear_critic_in_closed_form():
     unread = [F.cross_entropy(net.critic.label(picture.flatten(1)), y) for picture in (x, net.maker.picture.expand(x.shape))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("generators.nets.adversarial.PROBED", 1)
-        critic = play(net, x, y, "critic", penalty=0.3, shift=0.0, legible=0.7)
+        critic = play(net, x, y, "critic", Game(penalty=0.3, shift=0.0, legible=0.7))
     assert torch.allclose(critic, F.softplus(-gap).mean() + 0.3 / 2 * (2 * w.square().sum(1).mean()) + unread[0])
-    maker = play(net, x, y, "maker", penalty=0.3, shift=0.0, legible=0.7)
+    maker = play(net, x, y, "maker", Game(penalty=0.3, shift=0.0, legible=0.7))
     assert torch.allclose(maker, F.softplus(gap).mean() + 0.7 * unread[1])
 
 
@@ -62,20 +63,20 @@ def test_the_slope_of_some_images_stands_for_all():
     x, y = torch.rand(8, 1, 3, 4), torch.zeros(8, dtype=torch.int64)
     steep = (net.critic.real.weight + net.critic.each.weight[0]).square().sum()
     torch.manual_seed(1)
-    free = play(net, x, y, "critic", penalty=0.0, shift=0.1, legible=0.0)
+    free = play(net, x, y, "critic", Game(penalty=0.0, shift=0.1, legible=0.0))
     torch.manual_seed(1)
-    assert torch.allclose(play(net, x, y, "critic", penalty=0.5, shift=0.1, legible=0.0) - free, 0.5 * steep, atol=1e-5)
+    assert torch.allclose(play(net, x, y, "critic", Game(penalty=0.5, shift=0.1, legible=0.0)) - free, 0.5 * steep, atol=1e-5)
 
 
 def test_each_side_gets_the_gradient_of_its_own_loss_only():
     net = game()
     x, y = torch.rand(5, 1, 3, 4), torch.zeros(5, dtype=torch.int64)
-    play(net, x, y, "critic", penalty=0.3, shift=0.1, legible=0.1).backward()
+    play(net, x, y, "critic", Game(penalty=0.3, shift=0.1, legible=0.1)).backward()
     assert all(p.grad is not None for p in net.critic.parameters())
     assert net.maker.picture.grad is None
     for legible in (0.0, 0.1):
         net.zero_grad()
-        play(net, x, y, "maker", penalty=0.3, shift=0.1, legible=legible).backward()
+        play(net, x, y, "maker", Game(penalty=0.3, shift=0.1, legible=legible)).backward()
         assert all(p.grad is None for p in net.critic.parameters())
         assert net.maker.picture.grad.abs().sum() > 0
     assert all(p.requires_grad for p in net.critic.parameters())
