@@ -90,6 +90,7 @@ def few(train: Any, seed: int) -> Any:
 
 def added(name: str, parameters: dict[str, Any], seed: int, train: Any, test: Any, controls: dict[int, dict[str, float]]) -> dict[str, Any]:
     """One fit to few digits, and what its digits add to them; `controls` remembers what redrawn real ones add, a seed."""
+    from evaluators.privacy import privacy
     from evaluators.protocol import joined
     from generators.registry import make
 
@@ -102,14 +103,10 @@ def added(name: str, parameters: dict[str, Any], seed: int, train: Any, test: An
     fit = time.process_time() - began
     made = fitted.sample(max(TIMES) * len(real), seed=seed)
     found = {str(k): scored(joined(real, made.take(np.arange(k * len(real)))), test, seed) for k in TIMES}
-    return {
-        "generator": name,
-        "parameters": parameters,
-        "seed": seed,
-        "fit_s": round(fit, 1),
-        "augmented": found,
-        "control": controls[seed],
-    }
+    n = np.arange(len(real))
+    closest = privacy(real, test.take(n), made.take(n), seed=seed)["dcr"]
+    said = {"generator": name, "parameters": parameters, "seed": seed, "fit_s": round(fit, 1)}
+    return said | {"augmented": found, "control": controls[seed], "dcr": closest["share"], "dcr_real": closest["real"]}
 
 
 def scored(train: Any, test: Any, seed: int) -> float:
@@ -123,17 +120,19 @@ def gains() -> str:
     """Markdown: the mean gain over redrawn real digits, in points, with the deviation over seeds."""
     lines = [json.loads(line) for line in AUG.read_text().splitlines()]
     rows = {(r["generator"], json.dumps(r["parameters"]), r["seed"]): r for r in lines}
-    head = [f"{k} ×" for k in TIMES]
-    real = {r["seed"]: r["control"] for r in rows.values()}
-    told = [f"| generator | seeds | fit CPU s | {' | '.join(head)} |", f"|---|---:|---:|{'---:|' * len(TIMES)}"]
-    told.append(
-        f"| redrawn real digits: accuracy | {len(real)} | – | {' | '.join(spread([c[str(k)] for c in real.values()], 4) for k in TIMES)} |"
-    )
+    real = {r["seed"]: r for r in rows.values()}
+    redrawn = [spread([r["control"][str(k)] for r in real.values()], 4) for k in TIMES]
+    told = [
+        f"| generator | seeds | fit CPU s | {' | '.join(f'{k} ×' for k in TIMES)} | nearer to train % |",
+        f"|---|---:|---:|{'---:|' * len(TIMES)}---:|",
+        f"| redrawn real digits: accuracy | {len(real)} | – | {' | '.join(redrawn)} | {fmean(r['dcr_real'] for r in real.values()):.1f} |",
+    ]
     for name, parameters in dict.fromkeys(key[:2] for key in rows):
         of = [r for key, r in rows.items() if key[:2] == (name, parameters)]
         points = [spread([100 * (r["augmented"][str(k)] - r["control"][str(k)]) for r in of], 2, sign="+") for k in TIMES]
         label = f"`{name}`" + ("" if parameters == "{}" else f" {parameters}")
-        told.append(f"| {label} | {len(of)} | {fmean(r['fit_s'] for r in of):.0f} | {' | '.join(points)} |")
+        cost, near = (fmean(r[key] for r in of) for key in ("fit_s", "dcr"))
+        told.append(f"| {label} | {len(of)} | {cost:.0f} | {' | '.join(points)} | {near:.1f} |")
     return "\n".join(told)
 
 

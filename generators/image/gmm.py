@@ -28,7 +28,7 @@ from generators.nets.mixture import Mixtures
 from generators.nets.tone import Tone
 from generators.nets.warp import warped
 
-COPIES = 16  # of an image that is warped
+COPIES, WARPED = 64, 32_000  # of an image that is warped, and of all images together
 LOOK = 2000  # draws that the tone curve is read off
 TINY = 1e-6  # the least variance of a pixel, of 1 between black and white squared
 
@@ -73,7 +73,7 @@ class Axes(nn.Module):
 @dataclass(frozen=True)
 class GMM(Labelled):
     """`axes` and at most `components` a label; `floor` on the variance along an axis, in mean variances. With `augment` it learns from
-    `COPIES` of each image, warped by so much (generators/nets/warp.py): for few images of what may be turned and moved a little."""
+    up to `COPIES` of each image, warped by so much (generators/nets/warp.py): for few images of what may be turned and moved a little."""
 
     axes: int = 60
     components: int = 20
@@ -86,21 +86,21 @@ class GMM(Labelled):
 
     def learn(self, net: Axes, rows: Rows, run: Run) -> Axes:
         rng = torch.Generator().manual_seed(run.seed)
-        copies = COPIES if self.augment else 1
+        copies = max(1, min(COPIES, WARPED // len(rows[1]))) if self.augment else 1
         rows = torch.cat([warped(rows[0], self.augment, rng) for _ in range(copies)]), rows[1].repeat(copies)
         x, y = rows[0].flatten(1), rows[1]
         labels = y.unique().tolist()
         with torch.no_grad():
             for done, label in enumerate(labels):
-                self.turn(net, label, x[y == label].float() / 255, run.seed, copies)
+                self.turn(net, label, x[y == label].float() / 255, run.seed)
                 if run.progress:
                     run.progress(done + 1, len(labels), "labels")
             some = torch.randperm(len(y), generator=rng)[:LOOK]
             net.tone.learn(net.soft(y[some], rng)[:, : len(net.tone.real)], rows[0][some, : len(net.tone.real)].float() / 255)
         return net
 
-    def turn(self, net: Axes, label: int, x: Tensor, seed: int, copies: int) -> None:
-        """Fit the rows of a label, float [n * copies, D]."""
+    def turn(self, net: Axes, label: int, x: Tensor, seed: int) -> None:
+        """Fit the rows of a label, float [n, D]."""
         net.middle[label] = x.mean(0)
         wanted, centred = net.axes.shape[1], x - x.mean(0)
         leading = torch.svd_lowrank(centred, min(wanted, len(x)), niter=6)[2]
@@ -109,7 +109,7 @@ class GMM(Labelled):
         z = net.turned(label, x)
         left = centred.double().square().sum() - z.square().sum()
         net.rest[label] = left / max(1, len(x) * (x.shape[1] - wanted)) + TINY
-        net.density.learn(label, z, self.floor * float(z.square().mean()) + TINY, seed, copies)
+        net.density.learn(label, z, self.floor * float(z.square().mean()) + TINY, seed)
 
     def log_prob(self, net: Axes, rows: Rows) -> Tensor:
         """log p(x, y) in nats, float64 [n], of encoded rows: a density over pixels from 0 to 1."""
