@@ -131,7 +131,7 @@ def table(data: str) -> str:
         by_name.setdefault(f"**`{r['generator']}`**" + (f", {r['steps']:,} steps" if r["steps"] else ""), []).append(r)
     for name, rows in sorted(by_name.items(), key=lambda item: -fmean(of(item[1], "mean_iou"))):
         mean = {key: fmean(r[key] for r in rows) for key in ("fit_s", "sample_s", "dcr", "near")}
-        lines.append([name, f"{mean['fit_s']:.0f}", f"{mean['sample_s']:.1f}", score(of(rows, "mean_iou")), *classes(rows)])
+        lines.append([name, f"{mean['fit_s']:.0f}", f"{mean['sample_s']:.0f}", score(of(rows, "mean_iou")), *classes(rows)])
         lines[-1] += [*shares(rows), f"{mean['dcr']:.1f}", f"{mean['near']:.1f}"]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
