@@ -2,11 +2,14 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.images                      every generator, one seed (about half an hour of one core)
     python -m benchmarks.images --only image/dcgan --seeds 3
-    python -m benchmarks.images --tables                               only write the table again
+    python -m benchmarks.images --aug --seeds 3                        what synthetic digits add to 500 real ones
+    python -m benchmarks.images --tables                               only write the tables again
 
 A line of results/images-mnist.jsonl is one fit with its defaults and 5,000 images: CAS is the accuracy on real test digits of the project's
 `cnn` judge that learnt on them, its ratio that over the same judge's accuracy after the 5,000 real digits (three seeds of the judge each).
-Seconds are CPU seconds of this process. Nearness as in docs/evaluation.md. The test digits lie in $ALFAR_BENCH_DATA/image/mnist.
+Seconds are CPU seconds of this process. A line of results/images-aug.jsonl is one fit to 50 real digits of each label, others for every
+seed: accuracy after the 500 real and TIMES as many synthetic digits, and after as many redrawn real ones in their place; the judge makes
+the same number of steps on either. Nearness as in docs/evaluation.md. The test digits lie in $ALFAR_BENCH_DATA/image/mnist.
 """
 
 from __future__ import annotations
@@ -25,6 +28,10 @@ import pyarrow.parquet as pq
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "images-mnist.jsonl"
 TEST = Path(os.environ.get("ALFAR_BENCH_DATA", "../shared/data")) / "image" / "mnist" / "test.parquet"
+AUG = HERE / "results" / "images-aug.jsonl"
+TIMES = (1, 5, 10)  # synthetic digits for each of the 500 real ones
+APIECE = 50  # real digits a label
+FEW = ("image/gmm", "image/autoencoder", "image/vae", "image/dcgan", "image/diffusion")
 JUDGES = 3  # seeds of the judge behind a CAS
 REAL = "real digits"
 
@@ -75,14 +82,74 @@ def measured(name: str, seed: int, train: Any, test: Any) -> dict[str, Any]:
     }
 
 
+def few(train: Any, seed: int) -> Any:
+    """`APIECE` digits of each label, chosen by the seed."""
+    labels, rng = np.array(train.y.to_pylist()), np.random.default_rng([seed, 0xA46])
+    return train.take(np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == y))[:APIECE] for y in np.unique(labels)])))
+
+
+def added(name: str, parameters: dict[str, Any], seed: int, train: Any, test: Any, controls: dict[int, dict[str, float]]) -> dict[str, Any]:
+    """One fit to few digits, and what its digits add to them; `controls` remembers what redrawn real ones add, a seed."""
+    from evaluators.protocol import joined
+    from generators.registry import make
+
+    real, rng = few(train, seed), np.random.default_rng([seed, 0xC0])
+    if seed not in controls:
+        redrawn = {str(k): real.take(rng.integers(len(real), size=k * len(real))) for k in TIMES}
+        controls[seed] = {"real": scored(real, test, seed), **{k: scored(joined(real, more), test, seed) for k, more in redrawn.items()}}
+    began = time.process_time()
+    fitted = make(name, parameters).fit(real, seed=seed)
+    fit = time.process_time() - began
+    made = fitted.sample(max(TIMES) * len(real), seed=seed)
+    found = {str(k): scored(joined(real, made.take(np.arange(k * len(real)))), test, seed) for k in TIMES}
+    return {
+        "generator": name,
+        "parameters": parameters,
+        "seed": seed,
+        "fit_s": round(fit, 1),
+        "augmented": found,
+        "control": controls[seed],
+    }
+
+
+def scored(train: Any, test: Any, seed: int) -> float:
+    """Accuracy of `cnn` on test."""
+    from evaluators.image import cnn
+
+    return float(cnn(train, test, seed)(np.ones((len(test), 1)))["accuracy"][0])
+
+
+def gains() -> str:
+    """Markdown: the mean gain over redrawn real digits, in points, with the deviation over seeds."""
+    lines = [json.loads(line) for line in AUG.read_text().splitlines()]
+    rows = {(r["generator"], json.dumps(r["parameters"]), r["seed"]): r for r in lines}
+    head = [f"{k} ×" for k in TIMES]
+    real = {r["seed"]: r["control"] for r in rows.values()}
+    told = [f"| generator | seeds | fit CPU s | {' | '.join(head)} |", f"|---|---:|---:|{'---:|' * len(TIMES)}"]
+    told.append(
+        f"| redrawn real digits: accuracy | {len(real)} | – | {' | '.join(spread([c[str(k)] for c in real.values()], 4) for k in TIMES)} |"
+    )
+    for name, parameters in dict.fromkeys(key[:2] for key in rows):
+        of = [r for key, r in rows.items() if key[:2] == (name, parameters)]
+        points = [spread([100 * (r["augmented"][str(k)] - r["control"][str(k)]) for r in of], 2, sign="+") for k in TIMES]
+        label = f"`{name}`" + ("" if parameters == "{}" else f" {parameters}")
+        told.append(f"| {label} | {len(of)} | {fmean(r['fit_s'] for r in of):.0f} | {' | '.join(points)} |")
+    return "\n".join(told)
+
+
+def spread(values: list[float], digits: int, sign: str = "") -> str:
+    """The mean and, of several, the deviation."""
+    return f"{fmean(values):{sign}.{digits}f}" + (f" ± {pstdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
 def results() -> dict[tuple[str, int], dict[str, Any]]:
     """The last line of each generator and seed."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     return {(r["generator"], r["seed"]): r for r in map(json.loads, lines)}
 
 
-def keep(found: dict[str, Any]) -> None:
-    with RESULTS.open("a") as file:
+def keep(found: dict[str, Any], path: Path = RESULTS) -> None:
+    with path.open("a") as file:
         file.write(json.dumps(found | {"measured": time.strftime("%Y-%m-%d")}) + "\n")
     print(json.dumps(found), flush=True)
 
@@ -113,12 +180,22 @@ def table() -> str:
 
 def write() -> None:
     (RESULTS.parent / "images-mnist.md").write_text(f"# MNIST: generators of images side by side\n\n{table()}\n\n{CAPTION}\n")
+    if AUG.exists():
+        (RESULTS.parent / "images-aug.md").write_text(f"# What synthetic digits add to 500 real ones\n\n{gains()}\n\n{ADDED}\n")
 
 
 CAPTION = (
     "Measured by `python -m benchmarks.images`: defaults, one thread, one seed of the generator unless images-mnist.jsonl has more; "
     f"± is the deviation over {JUDGES} seeds of the judge. CAS: accuracy on 10,000 real test digits of the `cnn` judge after 5,000 "
     "synthetic ones. Nearer to train, near copies, membership: docs/evaluation.md; the first line is what real digits score."
+)
+
+
+ADDED = (
+    "Measured by `python -m benchmarks.images --aug`: points of accuracy on 10,000 real test digits that the project's `cnn` judge "
+    "gains when 1, 5 or 10 times 500 synthetic digits stand beside 500 real ones (50 a label, others for every seed) in place of as "
+    "many redrawn real digits. The generator learns from the same 500, the judge makes the same number of steps on either set; ± is "
+    "the deviation over seeds. Defaults unless parameters are named."
 )
 
 
@@ -129,9 +206,17 @@ def main() -> None:
     options.add_argument("--only", nargs="+", choices=names("image"))
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--again", action="store_true", help="measure what is measured already")
+    options.add_argument("--aug", action="store_true", help="the gain from synthetic digits beside 500 real ones")
+    options.add_argument("--set", default={}, type=json.loads, metavar="JSON", help="parameters of the generators, with --aug")
     options.add_argument("--tables", action="store_true", help="measure nothing, write the table")
     given = options.parse_args()
-    if not given.tables:
+    if given.aug:
+        train, test = digits()
+        controls: dict[int, dict[str, float]] = {}
+        for seed in range(given.seeds):
+            for name in given.only or FEW:
+                keep(added(name, given.set, seed, train, test, controls), AUG)
+    elif not given.tables:
         train, test = digits()
         if (REAL, 0) not in results():
             keep({"generator": REAL, "seed": 0, "cas": accuracy(train, test)})

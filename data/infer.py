@@ -68,6 +68,7 @@ def infer_schema(
         raise BadInput(f"the target column {target!r} is constant: there is nothing to predict; choose another target")
     task: Task
     if any(c.kind == "image" for c in columns):
+        check_labels(y, table[target])
         task = {"mask": "segmentation", "image": "image-to-image"}.get(y.kind, "classification")  # type: ignore[assignment]
     elif y.kind == "text":
         task = wanted if wanted in WORDING else "text-to-code" if y.language else "text-to-text"
@@ -82,6 +83,20 @@ def infer_schema(
     if wanted not in (None, task):
         raise BadInput(f"the task cannot be {wanted}: the target column {target!r} is of kind {y.kind}, which makes it {task}")
     return replace(schema, task=task)
+
+
+def check_labels(y: Column, values: pa.ChunkedArray) -> None:
+    """BadInput for a label of images too rare to be learnt."""
+    if y.kind not in ("category", "boolean"):
+        return
+    counts = {c["values"]: c["counts"] for c in pc.value_counts(y.strings(values).drop_null()).to_pylist()}
+    rare = sorted((n, value) for value, n in counts.items() if n < RARE)
+    if rare:
+        (n, value), more = rare[0], f", and {len(rare) - 1} more are as rare" if len(rare) > 1 else ""
+        raise BadInput(
+            f"column {y.name!r}: the label {value[:60]!r} has {n} image{'s' * (n > 1)}{more}; a label needs at least {RARE}, "
+            f"so give it more or leave it out"
+        )
 
 
 def fitting_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target: bool, order: Sequence[str]) -> Column:

@@ -168,10 +168,51 @@ def publish(staged: Path, root: Path | str, dataset: str, manifest: Mapping[str,
             while not moved(staged, home / f"v{number}", dataset, manifest, files, at, "_SUCCESS"):
                 number += 1  # another publisher, on a file system without locks, took this number
             if number > _number(latest(home) or ""):
-                _write(home / ".LATEST", f"v{number}\n")
-                os.replace(home / ".LATEST", home / "LATEST")
-                sync(home)
+                point(home, number)
     return home / f"v{number}"
+
+
+def rollback(root: Path | str, dataset: str, version: str | None = None) -> Release:
+    """Make an older version the current one again: the one before it, unless it is named. Nothing is removed.
+
+    BadInput when there is no such version, or when it is not as it was published.
+    """
+    check_name(dataset)
+    home = Path(root) / dataset
+    if not home.is_dir():
+        raise BadInput(f"nothing is published as {dataset!r} in {root}: see alfar releases")
+    with writing(home), locked(home):
+        current = _number(latest(home) or "")
+        numbers = sorted(_number(f.name) for f in home.glob("v*") if _number(f.name) and _marked(f) == "_SUCCESS")
+        wanted = _number(version) if version is not None else max((n for n in numbers if n < current), default=0)
+        if wanted not in numbers:
+            which = f"no complete version {version[:20]!r}" if version is not None else f"no version before v{current}"
+            raise BadInput(f"{dataset} has {which}: what is there is {', '.join(f'v{n}' for n in numbers) or 'nothing'}")
+        found = open_release(home / f"v{wanted}", verify=True)
+        point(home, wanted)
+    return found
+
+
+def retire(root: Path | str, dataset: str, keep: int) -> list[str]:
+    """Remove all versions but the newest `keep` and the current one; the names of what was removed.
+
+    A reader who has a removed version open keeps what it has open; nobody finds half a version.
+    """
+    home = Path(root) / dataset
+    with writing(home), locked(home):
+        numbers = sorted((_number(f.name) for f in home.glob("v*") if _number(f.name)), reverse=True)
+        old = [n for n in numbers[keep:] if n != _number(latest(home) or "")]
+        for number in old:
+            with staging(root, dataset) as grave:
+                os.rename(home / f"v{number}", grave / "retired")
+    return [f"v{number}" for number in old]
+
+
+def point(home: Path, number: int) -> None:
+    """LATEST says this version, at once."""
+    _write(home / ".LATEST", f"v{number}\n")
+    os.replace(home / ".LATEST", home / "LATEST")
+    sync(home)
 
 
 def quarantine(staged: Path, root: Path | str, dataset: str, manifest: Mapping[str, Any], reasons: Sequence[str]) -> Path:

@@ -7,6 +7,7 @@ table. A score that is missing, or is no number, fails: nothing passes because i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,9 @@ def check(scores: Mapping[str, Any], thresholds: Thresholds | None = None, *, pu
     what = "" if passed else f" {failed} expectations failed." if failed else " It was not measured, so it fails."
     gates.append({"name": "quality", "value": passed, "limit": True, "passed": passed, "why": WHY["quality"] + what})
     reason = "" if publishable else f" {why_not or 'This generator is one of them.'}"
-    return [*gates, {"name": "publishable", "value": publishable, "limit": True, "passed": publishable, "why": WHY["publishable"] + reason}]
+    gates.append({"name": "publishable", "value": publishable, "limit": True, "passed": publishable, "why": WHY["publishable"] + reason})
+    noun = NOUN.get(at(scores, "fidelity", "kind"), "row")
+    return [g | {"why": re.sub(r"\brow", noun, g["why"])} for g in gates]
 
 
 def tables(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
@@ -122,6 +125,7 @@ def private(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
 
 
 OWN = {"image": images, "text": texts}  # by the kind that fidelity says; without one it is a table's
+NOUN = {"image": "image", "text": "text"}  # what a gate's sentence calls a row, by the same kind
 
 
 def copied(scores: Mapping[str, Any], t: Thresholds) -> dict[str, Any]:

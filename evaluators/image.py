@@ -13,6 +13,7 @@ stride, or in smaller batches. They are one thread each and draw from a generato
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from data.errors import BadInput
 from data.images import measures, pixels
 from data.schema import Column, Dataset, Schema
-from evaluators.tabular import Scores, codes, label_scores, one_thread
+from evaluators.tabular import Scores, codes, cores, label_scores, one_thread, side_by_side
 
 STEPS = 600  # of the classifier, BATCH images each
 BATCH = 128
@@ -31,6 +32,7 @@ UNET_STEPS = 800
 UNET_PIXELS = 8 * 64 * 64  # a step of the U-Net sees as many pixels, in 8 to 64 images
 RATE = 6e-3  # the highest learning rate of the one cycle
 UNET_RATE = 1e-2
+TRIED = 20  # steps that show how long a judge learns
 AT_ONCE = 2**20  # pixels that are judged at a time
 
 
@@ -181,11 +183,11 @@ def cnn(train: Dataset, test: Dataset, seed: int) -> Scores:
     return lambda weights: {metric: scores(weights)[metric] for metric in ("accuracy", "balanced_accuracy", "f1")}
 
 
-def classifier(x: np.ndarray, y: np.ndarray, answers: int, seed: int) -> nn.Module:
+def classifier(x: np.ndarray, y: np.ndarray, answers: int, seed: int, steps: int = STEPS) -> nn.Module:
     """The judge of labels, learnt on x uint8 [n, C, H, W] and y int64 [n]."""
     with torch.device("meta"):
         net: nn.Module = Classifier(x.shape[1:], answers)
-    return learnt(begun(net, seed), x, y, seed=seed, steps=STEPS, batch=BATCH, rate=RATE)
+    return learnt(begun(net, seed), x, y, seed=seed, steps=steps, batch=BATCH, rate=RATE)
 
 
 def unet(train: Dataset, test: Dataset, seed: int) -> Scores:
@@ -199,12 +201,26 @@ def unet(train: Dataset, test: Dataset, seed: int) -> Scores:
     return overlap_scores(truth, said, mask.categories)
 
 
-def segmenter(x: np.ndarray, y: np.ndarray, answers: int, seed: int) -> nn.Module:
+def segmenter(x: np.ndarray, y: np.ndarray, answers: int, seed: int, steps: int = UNET_STEPS) -> nn.Module:
     """The judge of masks, learnt on x uint8 [n, C, H, W] and y int64 [n, H, W]."""
     with torch.device("meta"):
         net: nn.Module = UNet(x.shape[1], answers)
     batch = int(np.clip(UNET_PIXELS // y[0].size, 8, 64))
-    return learnt(begun(net, seed), x, y, seed=seed, steps=UNET_STEPS, batch=batch, rate=UNET_RATE)
+    return learnt(begun(net, seed), x, y, seed=seed, steps=steps, batch=batch, rate=UNET_RATE)
+
+
+def pace(train: Dataset) -> float:
+    """Seconds that a judge learns where one learns on every core, from a few steps of each."""
+    few, target = train.take(np.arange(min(len(train), BATCH))), train.schema.target
+    x, mask = pictures(few), column_of(train.schema, "mask") if target is not None else None
+    if mask is None:
+        learn, steps, y, answers = classifier, STEPS, np.arange(len(x)) % 4, 4
+    else:
+        learn, steps, y, answers = segmenter, UNET_STEPS, classes(few, mask), len(mask.categories)
+    for tried in (1, TRIED):  # the first only warms up
+        began = time.perf_counter()
+        fits = side_by_side(lambda seed: learn(x, y, answers, seed, tried), range(cores()))  # noqa: B023  (run at once)
+    return (time.perf_counter() - began) / TRIED * steps / len(fits)
 
 
 def overlap_scores(truth: np.ndarray, said: np.ndarray, names: Sequence[str]) -> Scores:

@@ -18,18 +18,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.schema import WORDING, Dataset, Modality, Split, Task
+from data.schema import WORDING, Dataset, Modality, Schema, Split, Task
 from evaluators import image, tabular, text
 from evaluators.tabular import Judge, judged_as, side_by_side
 
 DRAWS = 200  # redraws of the test rows behind an interval
+KINDS = ("real", "synthetic", "augmented", "floor", "cheat", "augmented_cheat")
 SCORED = 20_000  # rows that a judge is scored on, unless told otherwise
+TABLE_SECONDS = 0.00015  # of judging, a row and column
+BESIDE = 3  # fits of a judge that take as long as what else images are judged by
 NO_SKILL = {"roc_auc": 0.5, "r2": 0.0}  # what a headline is worth when nothing was learnt; for other headlines: the floor's score
 LEAST_SIGNAL = 0.02  # below this distance from no skill there is nothing to keep, and a ratio says nothing
 HUNDRED = ("chrf", "bleu")  # scores that go from 0 to 100 by custom; the others go to 1
@@ -56,13 +59,37 @@ JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
 }
 
 
+def references(
+    split: Split, *, seed: int = 0, judges: Mapping[str, Judge] | None = None, rows: int | None = None
+) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """What real rows alone give: the part of `utility` that no synthetic row changes, to be computed once and handed to every judgement.
+
+    {judge: {training set: {metric: float64 [1 + DRAWS]}}} of the four training sets without synthetic rows; arguments as in `utility`.
+    Empty where there is nothing to judge.
+    """
+    judges = judges_of(split.train.schema, judges)
+    if judges is None:
+        return {}
+    ground = grounds(split, seed, rows)
+    if not len(ground.train) or not len(ground.test):
+        return {}
+    return drawn(judges, real_sets(ground.train, EFFORT[judged_as(split.train.schema)].floors, seed), ground, seed)
+
+
 def utility(
-    split: Split, synthetic: list[Dataset], *, seed: int = 0, judges: Mapping[str, Judge] | None = None, rows: int | None = None
+    split: Split,
+    synthetic: list[Dataset],
+    *,
+    seed: int = 0,
+    judges: Mapping[str, Judge] | None = None,
+    rows: int | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores of every judge on every training set, and the share of the real signal that the synthetic rows keep.
 
     `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on (by default as `EFFORT`
-    and `SCORED` say); without `judges` they are those in `JUDGES` for the kind of data and the task. The shape is
+    and `SCORED` say); without `judges` they are those in `JUDGES` for the kind of data and the task; `known` is what `references` gave
+    for the same split, seed, judges and rows, where that is known already. The shape is
     {"task", "headline", "test_rows", "train_rows", "synthetic_rows", "samples", "judges": {judge: {training set: {metric: {"mean",
     "low", "high"}}}}, "ratio": {"value", "low", "high", "judge", "plain"}}, and where chrF and BLEU are among the metrics "signatures":
     {metric: how sacrebleu calls the way it is computed}. `ratio` is (synthetic - no skill) / (real - no skill) of the
@@ -72,53 +99,85 @@ def utility(
     schema = split.train.schema
     if schema.target is None:
         return {"task": schema.task, "why": "no target column: there is nothing to predict"}
-    judges = judges or JUDGES.get((judged_as(schema), schema.task))
+    judges = judges_of(schema, judges)
     if judges is None:
         return {"task": schema.task, "why": f"no judge is given for {schema.task}"}
-    effort = EFFORT[judged_as(schema)]
-    rng = np.random.default_rng([seed, 0x0711])
-    most = (rows or effort.rows, rows or SCORED)
-    train, test = (capped(answered(data, split.train), n, rng) for data, n in zip(split, most, strict=True))
-    samples = [capped(answered(data, split.train), len(train), rng) for data in synthetic]
-    if not len(train) or not len(test) or not samples:
+    ground, rng = grounds(split, seed, rows), np.random.default_rng([seed, 0x5A3B])
+    samples = [capped(answered(data, split.train), len(ground.train), rng) for data in synthetic]
+    if not len(ground.train) or not len(ground.test) or not samples:
         return {"task": schema.task, "why": "no real training row, test row or synthetic sample to judge"}
-    sets = training_sets(train, samples, effort.floors, rng)
-    weights = redraws(len(test), rng)
-    luck = rng.random((DRAWS, max(map(len, sets.values()))))
-    fits = [(name, kind, data) for name in judges for kind, datasets in sets.items() for data in datasets]
-    scored = side_by_side(lambda fit: judges[fit[0]](fit[2], test, seed)(weights), fits)
-    drawn: dict[str, dict[str, dict[str, np.ndarray]]] = {name: {} for name in judges}
-    for name, kind in dict.fromkeys(fit[:2] for fit in fits):
-        drawn[name][kind] = combine([scores for fit, scores in zip(fits, scored, strict=True) if fit[:2] == (name, kind)], luck)
-    metrics = list(next(iter(drawn.values()))["real"])
-    headline = metrics[0]
-    signatures = text.signatures(metrics)
+    known = known or references(split, seed=seed, judges=judges, rows=rows)
+    sets = {"synthetic": samples, "augmented": [joined(ground.train, sample) for sample in samples]}
+    own = drawn(judges, sets, ground, seed)
+    every = {name: {kind: {**known[name], **own[name]}[kind] for kind in KINDS} for name in judges}
+    metrics = list(next(iter(every.values()))["real"])
+    headline, signatures = metrics[0], text.signatures(metrics)
     return {
         "task": schema.task,
         "headline": headline,
-        "test_rows": len(test),
-        "train_rows": len(train),
+        "test_rows": len(ground.test),
+        "train_rows": len(ground.train),
         "synthetic_rows": [len(data) for data in samples],
         "samples": len(samples),
         "judges": {
             name: {kind: {metric: interval(values) for metric, values in metrics.items()} for kind, metrics in kinds.items()}
-            for name, kinds in drawn.items()
+            for name, kinds in every.items()
         },
-        "ratio": ratio(drawn, headline),
+        "ratio": ratio(every, headline),
         **({"signatures": signatures} if signatures else {}),
     }
 
 
-def training_sets(train: Dataset, samples: list[Dataset], floors: int, rng: np.random.Generator) -> dict[str, list[Dataset]]:
-    """The six training sets; those that hold synthetic rows once for each sample."""
-    n = len(train)
-    names = train.schema.names
+def foretold(train: Dataset) -> float:
+    """Minutes that judging one generator takes, roughly, references included: images timed on a few steps, tables by rows and columns."""
+    effort = EFFORT[judged_as(train.schema)]
+    if train.schema.modality != "image":
+        return min(len(train), effort.rows) * len(train.schema.columns) * TABLE_SECONDS / 60
+    fits = BESIDE + (0 if train.schema.target is None else 3 + effort.floors + 2 * effort.samples)
+    return fits * image.pace(train) / 60
+
+
+class Ground(NamedTuple):
+    """What every training set of one judgement shares."""
+
+    train: Dataset
+    test: Dataset
+    weights: np.ndarray  # [test rows, 1 + DRAWS]
+
+
+def judges_of(schema: Schema, judges: Mapping[str, Judge] | None) -> Mapping[str, Judge] | None:
+    """Those given, or those for the kind of data and the task; None without a target or a judge."""
+    return None if schema.target is None else judges or JUDGES.get((judged_as(schema), schema.task))
+
+
+def grounds(split: Split, seed: int, rows: int | None) -> Ground:
+    """The real rows that judges learn on and are scored on, and the redraws of the latter."""
+    rng = np.random.default_rng([seed, 0x0711])
+    most = (rows or EFFORT[judged_as(split.train.schema)].rows, rows or SCORED)
+    train, test = (capped(answered(data, split.train), n, rng) for data, n in zip(split, most, strict=True))
+    return Ground(train, test, redraws(len(test), rng))
+
+
+def drawn(
+    judges: Mapping[str, Judge], sets: Mapping[str, list[Dataset]], ground: Ground, seed: int
+) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """{judge: {training set: {metric: [1 + DRAWS]}}}: every judge learns on every training set, side by side."""
+    luck = np.random.default_rng([seed, 0x10CC]).random((DRAWS, max(map(len, sets.values()))))
+    fits = [(name, kind, data) for name in judges for kind, datasets in sets.items() for data in datasets]
+    scored = side_by_side(lambda fit: judges[fit[0]](fit[2], ground.test, seed)(ground.weights), fits)
+    found: dict[str, dict[str, dict[str, np.ndarray]]] = {name: {} for name in judges}
+    for name, kind in dict.fromkeys(fit[:2] for fit in fits):
+        found[name][kind] = combine([scores for fit, scores in zip(fits, scored, strict=True) if fit[:2] == (name, kind)], luck)
+    return found
+
+
+def real_sets(train: Dataset, floors: int, seed: int) -> dict[str, list[Dataset]]:
+    """The training sets without synthetic rows."""
+    n, names, rng = len(train), train.schema.names, np.random.default_rng([seed, 0xF100])
     shuffled = [pa.table({name: train.table[name].take(pa.array(rng.permutation(n))) for name in names}) for _ in range(floors)]
     cheat = train.take(rng.integers(n, size=n))
     return {
         "real": [train],
-        "synthetic": samples,
-        "augmented": [joined(train, sample) for sample in samples],
         "floor": [Dataset(train.schema, table) for table in shuffled],
         "cheat": [cheat],
         "augmented_cheat": [joined(train, cheat)],

@@ -86,8 +86,8 @@ def render_leaderboard(board: Mapping[str, Any]) -> str:
     `board`: {"dataset", "target", "created", "headline": metric, "reproduce": command, "winner": generator name, "real": {"mean", "low",
     "high"}, "rows": [row, ...] in the order shown}; a row: {"generator", "role": "floor"|"ceiling"|absent, "seeds": how many, "tstr":
     {"mean", "low", "high"}, "detector": {"train", "test"} areas, what `BOARD` has of its "kind" ("image", "text", or absent: shape and
-    trend are per cent of error), "dcr": per cent, "copies": share, "fit_seconds" and "rows_per_second" of CPU time, "error": one sentence
-    or null}.
+    trend are per cent of error), "dcr": per cent, "copies": share, "minutes" of fit and sampling, "fit_seconds" and "rows_per_second"
+    of CPU time, "error": one sentence or null}.
     """
     told = clean(board)
     kinds = {row.get("kind") for row in told.get("rows", [])}

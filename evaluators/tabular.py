@@ -128,15 +128,19 @@ def boosted(
         return HistGradientBoostingClassifier(max_iter=trees, **options).fit(x, y).predict_proba(x_test)
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def side_by_side(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """The function of each item, in order, one thread a core: how this package uses more than one core."""
     import scipy.linalg  # noqa: F401  (its BLAS has to be loaded to be limited)
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # filters are the whole process's and scikit-learn resets them in each thread, so warnings are collected and sorted out afterwards
-    with one_thread(), threadpool_limits(1, "blas"), warnings.catch_warnings(record=True) as heard, ThreadPoolExecutor(cores) as pool:
+    with one_thread(), threadpool_limits(1, "blas"), warnings.catch_warnings(record=True) as heard, ThreadPoolExecutor(cores()) as pool:
         results = list(pool.map(function, items))
     for w in heard:
         expected = issubclass(w.category, ConvergenceWarning)  # a hundred steps are the linear judge's definition

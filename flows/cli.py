@@ -165,6 +165,17 @@ def parser() -> Parser:
 
     releases_ = add(releases, "releases", "list what is published")
     releases_.add_argument("--to", metavar="DIR", default="releases", help="the folder of releases (default: releases)")
+    rollback_ = add(
+        rollback, "rollback", "make an older version of a dataset the current one again", "example: alfar rollback diamonds --version v3"
+    )
+    rollback_.add_argument("dataset", help="a name from: alfar releases")
+    rollback_.add_argument("--version", metavar="vN", help="the version; the one before the current one when left out")
+    rollback_.add_argument("--to", metavar="DIR", default="releases", help="the folder of releases (default: releases)")
+    diff_ = add(diff, "diff", "say what differs between two releases", "example: alfar diff releases/diamonds/v1 releases/diamonds/v2")
+    diff_.add_argument("first", metavar="RELEASE", help="a version's folder, or a dataset's folder (its newest release)")
+    diff_.add_argument("second", metavar="RELEASE", help="the same")
+    doctor_ = add(doctor, "doctor", "check what a run needs: packages, folders, disk, cores, GPU, server")
+    doctor_.add_argument("--to", metavar="DIR", default="releases", help="the folder of releases (default: releases)")
     serve_ = add(serve, "serve", "run the job files of a folder on their schedules", "example: alfar serve jobs/")
     serve_.add_argument("jobs", metavar="DIR", help="a folder of job files; those with a schedule are served")
     return top
@@ -289,6 +300,27 @@ def releases(options: argparse.Namespace) -> int:
     from flows import commands
 
     return commands.releases(options.to)
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """`alfar rollback`"""
+    from flows import operate
+
+    return operate.rollback(options.to, options.dataset, options.version)
+
+
+def diff(options: argparse.Namespace) -> int:
+    """`alfar diff`"""
+    from flows import operate
+
+    return operate.diff(Path(options.first), Path(options.second))
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """`alfar doctor`"""
+    from flows import operate
+
+    return operate.doctor(Path(options.to))
 
 
 def serve(options: argparse.Namespace) -> int:

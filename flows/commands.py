@@ -20,6 +20,7 @@ from data.images import measures
 from data.schema import Dataset
 from data.sources import images
 from flows import auto, publishing, screen, stages
+from flows.folders import read_json, run_folder
 from flows.job import Job, shown
 from flows.server import server
 
@@ -32,6 +33,8 @@ def run(values: dict[str, Any]) -> int:
     plan = stages.plan(job)
     stages.writable(job.to, plan.dataset)
     describe(plan)
+    with screen.progress():
+        foretell(plan)
     stages.ready[job.digest] = plan
     with prefect(), screen.progress():
         from flows.synthesize import synthesize
@@ -52,7 +55,7 @@ def prefect() -> AbstractContextManager[None]:
 
 
 def describe(plan: stages.Plan) -> None:
-    """What was read, and how long the rest takes."""
+    """What was read."""
     schema, real = plan.real.train.schema, plan.real
     kinds = [c.kind for c in schema.columns]
     count = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
@@ -64,13 +67,26 @@ def describe(plan: stages.Plan) -> None:
     for note in plan.source["notes"]:
         print(f"  {note}")
     print(f"  {len(real.train):,} rows to learn from, {len(real.test):,} held out to judge on")
-    many = auto.wanted(plan.job)
-    one = None if many else stages.recipe(stages.generator_of(plan.job, schema))["name"]
-    name = one or f"the best of {len(auto.candidates(plan.job))} generators"
-    print(
-        f"  {name} will make {plan.job.rows or len(real.train):,} rows; about {stages.estimate(plan):.0f} min in all on this machine",
-        flush=True,
-    )
+
+
+def foretell(plan: stages.Plan) -> None:
+    """Who will make what, how large, and how long it takes; tried out on this machine, once a job."""
+    job, rows = plan.job, plan.job.rows or len(plan.real.train)
+    with run_folder(plan.dataset, stages.waiting(plan.dataset)) as root:
+        found = read_json(stages.budget(job, root, stages.prepare(plan, root).folder).folder / "budget.json")
+    name = f"the best of {len(auto.candidates(job))} generators" if auto.wanted(job) else found["name"]
+    total = sum(found["minutes"].values())
+    print(f"  {name} will make {rows:,} rows; about {total:.1f} min in all on this machine: {spent(found['minutes'])}")
+    if found["size"] or found.get("steps", 0) < found.get("wanted", 0):
+        size = "".join(f"{key} {value}, " for key, value in found["size"].items())
+        print(f"  in {job.minutes:g} min it learns with {size}{found['steps']:,} steps of the {found['wanted']:,} it would make")
+    sys.stdout.flush()
+
+
+def spent(minutes: dict[str, float]) -> str:
+    """Minutes of each part of a run."""
+    words = {"fit": "to learn", "draw": "to draw", "judge": "to judge", "rest": "for the rest"}
+    return ", ".join(f"{value:.1f} {words[part]}" for part, value in minutes.items())
 
 
 def conclude(outcome: publishing.Outcome) -> int:
@@ -143,7 +159,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     if not len(made):
         raise BadInput(f"{synthetic} has no rows: there is nothing to judge")
     with screen.progress(), tempfile.TemporaryDirectory() as folder:
-        scores = stages.scores(real, parts(made, len(real.train), job.seed), job.seed, job.database)
+        scores = stages.scores(real, parts(made, len(real.train), job.seed), job.seed, database=job.database)
         file = Path(folder) / "synthetic.parquet"
         made.save(file)
         scores["quality"] = quality(schema, [file])

@@ -1,7 +1,7 @@
 """Many generators on one dataset: the same rows to learn from, the same rows to be judged on, one leaderboard.
 
 Each fit is a task; it shares the run folder with the main job, so what was fitted once is not fitted again. A generator that fails
-gets a row with its error. The floor, the ceiling and the real reference come from the protocol itself.
+gets a row with its error. The floor, the ceiling and the real reference come from the protocol itself, which is asked for them once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flows.folders import keyed, read_json, run_folder, write_json  # noqa: E402
 from flows.job import Job  # noqa: E402
 from flows.publishing import command  # noqa: E402
 from flows.screen import figure, table  # noqa: E402
-from flows.synthesize import ended, prepare, read  # noqa: E402
+from flows.synthesize import ended, prepare, read, refer  # noqa: E402
 
 PRIVACY = ("copies", "near", "dcr", "membership", "spans", "leaks")
 SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR and what it cost: key of a row, head, digits
@@ -41,14 +41,16 @@ SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR an
 
 
 @task(persist_result=False, task_run_name="{job.generator[name]}, seed {job.seed}")
-def candidate(job: Job, root: Path, prepared: Path) -> dict[str, Any]:
+def candidate(job: Job, root: Path, prepared: Path, referred: Path) -> dict[str, Any]:
     """One fit: its scores and what it cost."""
+    job = stages.sized(job, stages.budget(job, root, prepared).folder) if job.minutes else job
     fitted = stages.fit(job, root, prepared)
     drawn = stages.draw(job, root, prepared, fitted.folder)
-    judged = stages.judge(job, root, prepared, fitted.folder, drawn.folder)
+    judged = stages.judge(job, root, prepared, fitted.folder, drawn.folder, referred)
     cost = read_json(drawn.folder / "cost.json")
     return {
         "scores": read_json(judged.folder / "scores.json"),
+        "minutes": (fitted.seconds + drawn.seconds) / 60,
         "fit_seconds": fitted.cpu_seconds,
         "rows_per_second": cost["rows"] / max(cost["cpu_seconds"], 1e-3),
     }
@@ -61,13 +63,14 @@ def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = No
     minutes = job.minutes / (len(generators) * seeds) if job.minutes else None
     with run_folder(dataset, stages.waiting(dataset)) as root:
         prepared = ended(prepare(job, root)).folder
+        referred = ended(refer(job, root, prepared)).folder
         rows: list[dict[str, Any]] = []
         for name in generators:
             results = []
             for seed in range(job.seed, job.seed + seeds):
                 one = job.model_copy(update={"generator": {"name": name}, "seed": seed, "minutes": minutes})
                 stages.progress.get()("compare", len(rows), len(generators), f"{name}, seed {seed}")
-                results.append(candidate(one, root, prepared, return_state=True).result(raise_on_failure=False))
+                results.append(candidate(one, root, prepared, referred, return_state=True).result(raise_on_failure=False))
             rows.append(row(name, results))
         again = command(job, "compare", "--generators", ",".join(generators), "--seeds", str(seeds))
         board = ranked(dataset, rows) | {"target": job.target, "reproduce": again}
@@ -101,6 +104,7 @@ def row(name: str, results: Sequence[Any]) -> dict[str, Any]:
         "near": mean((s["privacy"]["near"] or {}).get("synthetic") for s in all_scores),
         "dcr": mean((s["privacy"]["dcr"] or {}).get("share") for s in all_scores),
         "copies": mean(s["privacy"]["copies"]["synthetic"] for s in all_scores),
+        "minutes": mean(r["minutes"] for r in results),
         "fit_seconds": mean(r["fit_seconds"] for r in results),
         "rows_per_second": mean(r["rows_per_second"] for r in results),
         "private": all(g["passed"] for g in gates),
@@ -181,7 +185,7 @@ def shown(board: Mapping[str, Any]) -> tuple[tuple[str, str, int], ...]:
 
 def head(board: Mapping[str, Any]) -> list[str]:
     """The names of the leaderboard's columns."""
-    return ["generator", "TSTR", *(name for _, name, _ in shown(board)), "fit CPU s", "rows/CPU s"]
+    return ["generator", "TSTR", *(name for _, name, _ in shown(board)), "minutes", "fit CPU s", "rows/CPU s"]
 
 
 def lines(board: Mapping[str, Any]) -> list[list[str]]:
@@ -193,7 +197,7 @@ def lines(board: Mapping[str, Any]) -> list[list[str]]:
             found.append([name, f"failed: {r['error'][:80]}", *[""] * (len(head(board)) - 2)])
             continue
         figures = [figure(value.get("test") if isinstance(value := r.get(key), dict) else value, digits) for key, _, digits in shown(board)]
-        cost = [figure(r.get("fit_seconds"), 1), figure(r.get("rows_per_second"), 0)]
+        cost = [figure(r.get("minutes"), 2), figure(r.get("fit_seconds"), 1), figure(r.get("rows_per_second"), 0)]
         found.append([name, figure(r["tstr"]) if r.get("tstr") else "-", *figures, *cost])
     return found
 

@@ -84,6 +84,16 @@ def stage(
     return Done(folder, False, **cost)
 
 
+def retire(root: Path, keep: int) -> None:
+    """Remove all finished stages of a private run folder but the newest `keep` of each name."""
+    found = sorted(
+        (f for f in root.iterdir() if (f / "stage.json").is_file()), key=lambda f: (f / "stage.json").stat().st_mtime, reverse=True
+    )
+    for name in {folder.name.rpartition("-")[0] for folder in found}:
+        for old in [folder for folder in found if folder.name.rpartition("-")[0] == name][keep:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def keyed(name: str, inputs: Mapping[str, Any], code: tuple[str, ...]) -> str:
     """A stage's name with 12 hex digits of everything that decides its result."""
     said = json.dumps([name, inputs, [code_digest(package) for package in code]], sort_keys=True)

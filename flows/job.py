@@ -87,10 +87,12 @@ class Job(BaseModel):
     rows: int | None = Field(None, ge=1, le=10**10, description="rows to make; as many as the training data when left out")
     seed: int = Field(0, ge=0, le=2**32 - 1)
     minutes: float | None = Field(None, gt=0, le=10_080, description="bound on the training time")
+    drift: float | None = Field(None, ge=0, le=1, description="drift of the source up to which the last release's model is kept")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gates: dict[str, float] = Field(default_factory=dict, description="thresholds of the verdict")
     name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$", description="the name of the dataset that is published")
     to: str = Field("releases", min_length=1, max_length=4096, description="the folder of releases")
+    keep: int | None = Field(None, ge=1, le=10_000, description="versions that stay after a release, the newest; all when left out")
     schedule: str | None = Field(None, description="cron: minute hour day month weekday, UTC")
 
     @field_validator("generator", mode="before")
@@ -140,7 +142,7 @@ class Job(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """The job as a release may show it: what was set, no password, no folder names of this machine."""
-        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "schedule"})
+        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "keep", "schedule"})
         said["source"]["spec"] = shown(said["source"]["spec"])
         return said | {key: shown(path) for key in ("test", "database") if (path := getattr(self, key))}
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,9 +29,27 @@ from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.sources import slug
 from flows import auto
-from flows.folders import keyed, read_json, run_folder
+from flows.folders import Done, home, keyed, read_json, retire, run_folder
 from flows.job import Job, shown
-from flows.stages import FRAMES, UNFOLDED, choose, draw, fit, judge, load, plan, prepare, recipe, stream, teller, waiting, writable
+from flows.stages import (
+    FRAMES,
+    UNFOLDED,
+    budget,
+    choose,
+    draw,
+    fit,
+    judge,
+    load,
+    plan,
+    prepare,
+    recipe,
+    refer,
+    sized,
+    stream,
+    teller,
+    waiting,
+    writable,
+)
 
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the gates as evaluators.gates.check lists them
@@ -64,7 +84,7 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
     run = keyed("publish", {"drawn": drawn.name, "judged": judged.name, "gates": job.gates}, ("data", "generators", "evaluators"))
     private = judged / "inspect.html"
     if known := published(job.to, dataset, run):
-        return replace(known, private=private)
+        return kept(job, dataset, replace(known, private=private))
     model = read_json(fitted / "model" / "model.json")
     manifest = {
         "run": run,
@@ -77,7 +97,10 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
         "log": model["log"],
         "schema": model["schema"],
         "scores": read_json(judged / "scores.json"),
+        "reference": read_json(fitted / "reference.json"),
     }
+    if (fitted / "drift.json").is_file():
+        manifest["drift"] = read_json(fitted / "drift.json")
     if chosen:
         manifest["auto"] = read_json(chosen / "choice.json") | {"command": command(job)}
     limits = Thresholds(**job.gates)
@@ -87,7 +110,15 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
         draws, rows = partial(read_json, drawn / "draws.json"), stream(drawn / "rows.parquet")
         frames = Dataset.open(drawn / "frames.parquet") if (drawn / "frames.parquet").is_file() else None
         outcome = release(staged, job.to, rows, manifest, fitted / "model", gates, draws=draws, frames=frames)
-        return replace(outcome, private=private)
+    return kept(job, dataset, replace(outcome, private=private))
+
+
+def kept(job: Job, dataset: str, outcome: Outcome) -> Outcome:
+    """The outcome, after old versions and old stages of private runs have gone that the job does not `keep`."""
+    if job.keep and outcome.passed:
+        releases.retire(job.to, dataset, job.keep)
+        retire(home() / "runs" / dataset, job.keep)
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -254,13 +285,41 @@ def synthesize(job: Job) -> Outcome:
     """The whole job as plain calls, without Prefect."""
     found = plan(job)
     with run_folder(found.dataset, waiting(found.dataset)) as root:
-        prepared = prepare(found, root).folder
-        chosen = choose(job, root, prepared).folder if auto.wanted(job) else None
+        done = {"prepare": prepare(found, root)}
+        prepared = done["prepare"].folder
+        if auto.wanted(job):
+            done["choose"] = choose(job, root, prepared)
+        chosen = done["choose"].folder if "choose" in done else None
         order = auto.settled(job, chosen)
-        fitted = fit(order, root, prepared).folder
-        drawn = draw(order, root, prepared, fitted).folder
-        judged = judge(order, root, prepared, fitted, drawn).folder
-        return publish(job, found.dataset, prepared, fitted, drawn, judged, chosen)
+        if job.minutes and not chosen:
+            order = sized(job, budget(job, root, prepared).folder)
+        done["fit"] = fit(order, root, prepared, found.dataset)
+        fitted = done["fit"].folder
+        done["draw"] = draw(order, root, prepared, fitted)
+        drawn = done["draw"].folder
+        done["refer"] = refer(order, root, prepared)
+        done["judge"] = judge(order, root, prepared, fitted, drawn, done["refer"].folder)
+        outcome = publish(job if chosen else order, found.dataset, prepared, fitted, drawn, done["judge"].folder, chosen)
+        measure(root, job, done, outcome)
+    return outcome
+
+
+def measure(root: Path, job: Job, done: Mapping[str, Done], outcome: Outcome) -> None:
+    """One line of metrics.jsonl in the private run folder: when, which job and run, what became of it, and what each stage cost."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    line = {
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "job": job.digest,
+        "run": outcome.manifest["run"],
+        "verdict": outcome.manifest["verdict"],
+        "version": outcome.manifest["version"],
+        "rows": outcome.manifest["rows"],
+        "cached": outcome.cached,
+        "peak_mib": round(peak, 1),
+        "stages": {name: {"cached": d.cached, "seconds": d.seconds, "cpu_seconds": d.cpu_seconds} for name, d in done.items()},
+    }
+    with open(root / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 # ---- small things
@@ -285,7 +344,7 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
     for option in ("query", "delimiter", "encoding", "size"):
         words += [f"--{option}", str(reading[option])] if option in reading else []
     words += ["--crop"] if "crop" in reading else []
-    for option in ("target", "test", "database", "rows", "seed", "minutes", "device", "name"):
+    for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name"):
         words += [f"--{option}", str(said[option])] if option in said else []
     for column in said.get("drop", ()):
         words += ["--drop", column]

@@ -1,10 +1,11 @@
 """The stages of the main job as plain functions: each reads files of the run folder and makes files there.
 
-    plan -> prepare -> [choose] -> fit -> draw -> judge -> publish
+    plan -> prepare -> [choose or budget] -> fit -> draw -> refer -> judge -> publish
 
 `plan` reads the source and checks everything that can be checked before work starts. The others are cached by content (`flows.folders`);
-`publish` leaves its mark in the release itself. No stage but `prepare` and `judge` reads the test rows. `choose` is there
-when the job leaves the generator to `auto` (`flows.auto`); what comes after it runs the job with its choice.
+`publish` leaves its mark in the release itself. No stage but `prepare`, `refer` and `judge` reads the test rows. `choose` is there
+when the job leaves the generator to `auto` (`flows.auto`), `budget` when it names one and bounds its minutes; what comes after
+either runs the job with the choice.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import releases, sources
 from data.arrow import fingerprint
 from data.constraints import constrain
+from data.drift import drift, reference
 from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
 from data.sources import images
@@ -36,14 +40,15 @@ from flows.folders import Done, read_json, stage, write_json
 from flows.job import Job
 
 if TYPE_CHECKING:
+    from evaluators.tabular import Judge
     from generators.base import Generator
     from generators.fitted import Fitted
 
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
 LEAST_TEST_ROWS = 10
-STEP_SECONDS = 0.0012  # of training, a column
-JUDGE_SECONDS = {"tabular": 0.00015, "text": 0.00015, "image": 0.0075}  # a row and column
-START_MINUTES = 0.6
+WORST = 10  # columns whose drift a release tells
+CELL_SECONDS = 5e-6  # a row and column, of learning without steps
+START_MINUTES = 0.5
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 
 Progress = Callable[[str, int, int, str], None]  # stage, done, total, a few words
@@ -149,32 +154,6 @@ def generator_of(job: Job, schema: Schema) -> Generator:
     return registry.make(name, {k: v for k, v in (job.generator or {}).items() if k != "name"})
 
 
-def estimate(plan: Plan) -> float:
-    """Minutes that a run takes, roughly: training and sampling, then judging, then what starts and checks around them.
-
-    For images the first two are timed on a few steps and draws; for tables they follow from rows and columns, on two cores.
-    """
-    from evaluators.protocol import EFFORT
-    from evaluators.tabular import judged_as
-    from generators.base import Descending
-    from generators.train import planned
-
-    schema, rows = plan.real.train.schema, len(plan.real.train)
-    columns = len(schema.columns)
-    effort = EFFORT[judged_as(schema)]
-    judged = min(rows, effort.rows) * columns * JUDGE_SECONDS[judged_as(schema)] / 60 + START_MINUTES
-    if auto.wanted(plan.job):
-        return (plan.job.minutes or auto.MINUTES) + judged
-    generator, seconds = generator_of(plan.job, schema), 5e-6 * rows * columns
-    if isinstance(generator, Descending) and schema.modality == "image":
-        fit, draw = generator.expected(plan.real.train, minutes=plan.job.minutes, device=plan.job.device)
-        return fit + draw * ((plan.job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)) / 60 + judged
-    if isinstance(generator, Descending):
-        seconds += planned(generator.training, rows) * columns * STEP_SECONDS
-    fit = min(seconds / 60, plan.job.minutes or float("inf"))
-    return fit + judged
-
-
 def without(table: pa.Table, names: list[str]) -> pa.Table:
     """The table less some columns. BadInput when one of them is not there."""
     for name in names:
@@ -218,10 +197,66 @@ def choose(job: Job, root: Path, prepared: Path) -> Done:
     return stage(root, "choose", inputs, work, code=("data", "generators", "evaluators", "flows"))
 
 
-def fit(job: Job, root: Path, prepared: Path) -> Done:
-    """The trained model, model/. A killed fit goes on from its checkpoint."""
+def budget(job: Job, root: Path, prepared: Path) -> Done:
+    """What the run will cost, and the size of the generator that the job's minutes allow, from a trial on this machine: budget.json.
+
+    {"name": the generator's, "size": fields that differ from the job's recipe, "steps", "wanted": steps without a bound, "minutes":
+    {"fit", "draw", "judge", "rest"}}; a size that the job states itself stays. The first trial counts: a job that runs again is the same.
+    """
+    run = {"minutes": job.minutes, "device": job.device, "rows": job.rows}
+    inputs = {"prepared": prepared.name, "generator": job.generator, **run}
+
+    def work(folder: Path) -> None:
+        write_json(folder / "budget.json", foretold(job, Dataset.open(prepared / "train.parquet")))
+
+    return stage(root, "budget", inputs, work, code=("generators",))
+
+
+def foretold(job: Job, train: Dataset) -> dict[str, Any]:
+    """What `budget` writes."""
+    from evaluators import protocol
+    from evaluators.tabular import judged_as
+    from generators.base import Descending
+
+    rows, effort = len(train), protocol.EFFORT[judged_as(train.schema)]
+    judging = {"judge": protocol.foretold(train), "rest": START_MINUTES}
+    if auto.wanted(job):
+        return {"name": "auto", "size": {}, "minutes": {"fit": job.minutes or auto.MINUTES, "draw": 0.0, **judging}}
+    generator = generator_of(job, train.schema)
+    name = recipe(generator)["name"]
+    if not isinstance(generator, Descending):
+        fit = min(CELL_SECONDS * rows * len(train.schema.columns) / 60, job.minutes or float("inf"))
+        return {"name": name, "size": {}, "minutes": {"fit": fit, "draw": 0.0, **judging}}
+    fitting, cost = generator.within(train, minutes=job.minutes, fixed=job.generator or (), device=job.device)
+    size = {key: getattr(fitting, key) for key in chain(*generator.sizes)} if fitting != generator else {}
+    drawn = (job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)
+    minutes = {"fit": cost.minutes, "draw": drawn * cost.row_seconds / 60, **judging}
+    return {"name": name, "size": size, "steps": cost.steps, "wanted": cost.wanted, "minutes": minutes}
+
+
+def sized(job: Job, budget: Path) -> Job:
+    """The job with the size that its budget allows; the job as it is when that is its own."""
+    found = read_json(budget / "budget.json")
+    return job.model_copy(update={"generator": {**(job.generator or {}), "name": found["name"], **found["size"]}}) if found["size"] else job
+
+
+def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Done:
+    """The trained model, model/, and what is to be told of its data: reference.json. A killed fit goes on from its checkpoint.
+
+    When the source has drifted from that of the last release of `dataset` no further than the job allows, it is that release's model;
+    drift.json says so, or why not.
+    """
     generator = generator_of(job, schema_of(prepared / "train.parquet"))
-    inputs = {"prepared": prepared.name, "generator": recipe(generator), "seed": job.seed, "minutes": job.minutes, "device": job.device}
+    inputs: dict[str, Any] = {
+        "prepared": prepared.name,
+        "generator": recipe(generator),
+        "seed": job.seed,
+        "minutes": job.minutes,
+        "device": job.device,
+    }
+    moved, known = drifted(job, dataset, prepared, inputs["generator"])
+    if moved and moved["kept"] and known:
+        return stage(root, "fit", {**inputs, "drift": moved}, partial(keep, known, moved), code=("data", "generators"))
 
     def work(folder: Path) -> None:
         train = Dataset.open(prepared / "train.parquet")
@@ -229,9 +264,43 @@ def fit(job: Job, root: Path, prepared: Path) -> Done:
         checkpoints.mkdir(exist_ok=True)
         fitted = generator.fit(train, seed=job.seed, minutes=job.minutes, device=job.device, folder=checkpoints, progress=teller("fit"))
         fitted.save(folder / "model")
+        write_json(folder / "reference.json", reference(train))
+        if moved:
+            write_json(folder / "drift.json", moved)
         shutil.rmtree(checkpoints)
 
     return stage(root, "fit", inputs, work, code=("data", "generators"), resumes=True)
+
+
+def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any] | None, releases.Release | None]:
+    """How far the source is from the data of the last release's model, and that release.
+
+    {"from": version, "value", "limit", "kept", "columns": the worst}; None without a release by the same recipe for the same columns, and
+    when the source is the same.
+    """
+    if job.drift is None or dataset is None or not (Path(job.to) / dataset).is_dir():
+        return None, None
+    try:
+        known = releases.open_release(Path(job.to) / dataset, verify=True)
+        manifest = known.manifest
+        same = manifest["source"].get("fingerprint") == read_json(prepared / "source.json")["fingerprint"]
+        train = Dataset.open(prepared / "train.parquet")
+        schema = Schema.from_json(manifest["schema"])
+        alike = [(c.name, c.kind, c.type) for c in schema.columns] == [(c.name, c.kind, c.type) for c in train.schema.columns]
+        if same or not alike or schema.target != train.schema.target or manifest["generator"] != wanted:
+            return None, None
+        found = drift(manifest["reference"], train)
+    except (BadInput, KeyError, TypeError, ValueError):
+        return None, None  # no release, or one without a reference: there is nothing to compare with
+    kept = found["value"] <= job.drift
+    return {"from": known.version, "value": found["value"], "limit": job.drift, "kept": kept, "columns": found["columns"][:WORST]}, known
+
+
+def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
+    """The model of a release, as the result of a fit."""
+    shutil.copytree(known.model, folder / "model")
+    write_json(folder / "reference.json", known.manifest["reference"])
+    write_json(folder / "drift.json", moved)
 
 
 def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
@@ -245,7 +314,7 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
     def work(folder: Path) -> None:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
-        avoid = Dataset.open(prepared / "train.parquet") if model.schema.modality == "text" else None
+        avoid = avoided(Dataset.open(prepared / "train.parquet"))
         write_stream(model.stream(rows, seed=job.seed, avoid=avoid, tally=tally), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
@@ -255,57 +324,98 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
 
 
-def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Done:
+def avoided(train: Dataset) -> Dataset | None:
+    """The rows that no drawn row may come near: texts."""
+    return train if train.schema.modality == "text" else None
+
+
+def refer(job: Job, root: Path, prepared: Path) -> Done:
+    """What judges score that learnt on real rows alone, references.json: once for every generator that is judged on these rows."""
+    from evaluators.protocol import references
+
+    def work(folder: Path) -> None:
+        teller("judge")(0, 4, "references: judges learn on real rows and on the floor")
+        found = references(real_of(prepared), seed=job.seed, judges=running(job.database))
+        plain = {
+            judge: {kind: {m: v.tolist() for m, v in scores.items()} for kind, scores in sets.items()} for judge, sets in found.items()
+        }
+        write_json(folder / "references.json", {"seed": job.seed, "scores": plain})
+
+    asked = {"database": hashlib.sha256(Path(job.database).read_bytes()).hexdigest()} if job.database else {}
+    return stage(root, "refer", {"prepared": prepared.name, "seed": job.seed, **asked}, work, code=("data", "evaluators"))
+
+
+def running(database: str | None) -> Mapping[str, Judge] | None:
+    """The judges of queries that are run against a database; without one, those that `evaluators.protocol` has."""
+    from evaluators.text import executing
+
+    return {"seq2seq": executing(database)} if database else None
+
+
+def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, referred: Path) -> Done:
     """Utility, fidelity and privacy of several samples of the model, the drawn rows among them: scores.json; and the private page.
 
-    inspect.html shows real rows beside synthetic ones. It stays here: no release holds it.
+    The samples are the job's; what is random in judging is that of the references. inspect.html shows real rows beside synthetic
+    ones. It stays here: no release holds it.
     """
     from evaluators.inspect import inspect
     from evaluators.protocol import EFFORT
     from evaluators.tabular import judged_as
 
     def work(folder: Path) -> None:
-        real = Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
-        model = load(fitted)
+        real, model, known = real_of(prepared), load(fitted), read_json(referred / "references.json")
         effort = EFFORT[judged_as(real.train.schema)]
         n = min(len(real.train), effort.rows)
         first = head(drawn / "rows.parquet", n)
-        samples = [first] if len(first) == n else [model.sample(n, seed=job.seed)]
-        samples += [model.sample(n, seed=job.seed + i) for i in range(1, effort.samples)]
-        write_json(folder / "scores.json", scores(real, samples, job.seed, job.database))
+        avoid = avoided(real.train)
+        samples = [first] if len(first) == n else [model.sample(n, seed=job.seed, avoid=avoid)]
+        samples += [model.sample(n, seed=job.seed + i, avoid=avoid) for i in range(1, effort.samples)]
+        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database))
         page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed)
         (folder / "inspect.html").write_text(page, encoding="utf-8")
 
-    asked = {"database": hashlib.sha256(Path(job.database).read_bytes()).hexdigest()} if job.database else {}
-    return stage(root, "judge", {"drawn": drawn.name, "seed": job.seed, **asked}, work, code=("data", "generators", "evaluators"))
+    inputs = {"drawn": drawn.name, "referred": referred.name, "seed": job.seed}
+    return stage(root, "judge", inputs, work, code=("data", "generators", "evaluators"))
 
 
-def scores(real: Split, samples: list[Dataset], seed: int, database: str | None = None) -> dict[str, Any]:
-    """The three judgements of samples of one model (or one table), as JSON; `database` is where SQL is run."""
+def scores(
+    real: Split, samples: list[Dataset], seed: int, references: Mapping[str, Any] | None = None, database: str | None = None
+) -> dict[str, Any]:
+    """The three judgements of samples of one model (or one table), as JSON.
+
+    `references` are as `refer` wrote them, where they are known; `database` is where SQL is run.
+    """
     from evaluators.fidelity import fidelity
     from evaluators.learning import learning
     from evaluators.likeness import likeness
     from evaluators.privacy import privacy
     from evaluators.protocol import utility
     from evaluators.tabular import judged_as
-    from evaluators.text import executing
     from evaluators.wording import wording
 
     alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "text": partial(wording, database=database), "image": likeness}
     tell = teller("judge")
-    tell(0, 3, "utility: judges learn on synthetic rows, scored on real ones")
-    result = {"utility": utility(real, samples, seed=seed, judges={"seq2seq": executing(database)} if database else None)}
+    tell(1, 4, "utility: judges learn on synthetic rows, scored on real ones")
+    known = {
+        judge: {kind: {m: np.array(v) for m, v in of.items()} for kind, of in sets.items()} for judge, sets in (references or {}).items()
+    }
+    result = {"utility": utility(real, samples, seed=seed, judges=running(database), known=known)}
     if judged_as(real.train.schema) == "text" and real.train.schema.task == "classification":
         result["utility"] |= {"learning": learning(real, samples[0], seed=seed)}
-    tell(1, 3, "fidelity: how like the real rows, and a detector")
+    tell(2, 4, "fidelity: how like the real rows, and a detector")
     result["fidelity"] = alike[judged_as(real.train.schema)](real.train, real.test, samples[0], seed=seed)
-    tell(2, 3, "privacy: copies, distances, membership")
+    tell(3, 4, "privacy: copies, distances, membership")
     result["privacy"] = privacy(real.train, real.test, samples[0], seed=seed)
-    tell(3, 3, "judged")
+    tell(4, 4, "judged")
     return result
 
 
 # ---- small things
+
+
+def real_of(prepared: Path) -> Split:
+    """The real rows of a `prepare` folder."""
+    return Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
 
 
 def schema_of(path: Path) -> Schema:

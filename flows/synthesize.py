@@ -64,9 +64,15 @@ def choose(job: Job, root: Path, prepared: Path) -> Done:
 
 
 @task(persist_result=False)
-def fit(job: Job, root: Path, prepared: Path) -> Done:
-    """Train the generator on the training rows."""
-    return told(stages.fit(job, root, prepared))
+def budget(job: Job, root: Path, prepared: Path) -> Done:
+    """Foretell the cost, and settle the generator's size."""
+    return told(stages.budget(job, root, prepared))
+
+
+@task(persist_result=False)
+def fit(job: Job, root: Path, prepared: Path, dataset: str) -> Done:
+    """Train the generator on the training rows, unless the last release's model still fits them."""
+    return told(stages.fit(job, root, prepared, dataset))
 
 
 @task(persist_result=False)
@@ -76,9 +82,15 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
 
 @task(persist_result=False)
-def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path) -> Done:
+def refer(job: Job, root: Path, prepared: Path) -> Done:
+    """What judges score that learnt on real rows."""
+    return told(stages.refer(job, root, prepared))
+
+
+@task(persist_result=False)
+def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, referred: Path) -> Done:
     """Utility, fidelity, privacy."""
-    return told(stages.judge(job, root, prepared, fitted, drawn))
+    return told(stages.judge(job, root, prepared, fitted, drawn, referred))
 
 
 @task(persist_result=False, retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=may_pass)
@@ -96,13 +108,22 @@ def synthesize(job: Job) -> publishing.Outcome:
     """A real table in, a judged synthetic release out. Returns the publishing.Outcome."""
     dataset = read(job)
     with run_folder(dataset, waiting=stages.waiting(dataset)) as root:
-        prepared = ended(prepare(job, root)).folder
-        chosen = ended(choose(job, root, prepared)).folder if auto.wanted(job) else None
+        done: dict[str, Done] = {"prepare": ended(prepare(job, root))}
+        prepared = done["prepare"].folder
+        if auto.wanted(job):
+            done["choose"] = ended(choose(job, root, prepared))
+        chosen = done["choose"].folder if "choose" in done else None
         order = auto.settled(job, chosen)
-        fitted = ended(fit(order, root, prepared)).folder
-        drawn = ended(draw(order, root, prepared, fitted)).folder
-        judged = ended(judge(order, root, prepared, fitted, drawn)).folder
-        outcome = ended(publish(job, dataset, prepared, fitted, drawn, judged, chosen))
+        if job.minutes and not chosen:
+            order = stages.sized(job, ended(budget(job, root, prepared)).folder)
+        done["fit"] = ended(fit(order, root, prepared, dataset))
+        fitted = done["fit"].folder
+        done["draw"] = ended(draw(order, root, prepared, fitted))
+        drawn = done["draw"].folder
+        done["refer"] = ended(refer(order, root, prepared))
+        done["judge"] = ended(judge(order, root, prepared, fitted, drawn, done["refer"].folder))
+        outcome = ended(publish(job if chosen else order, dataset, prepared, fitted, drawn, done["judge"].folder, chosen))
+        publishing.measure(root, job, done, outcome)
     tell(dataset, outcome)
     name = None if outcome.passed else "Quarantined"
     state: Any = Completed(name=name, message=str(outcome.folder), data=outcome)

@@ -8,10 +8,9 @@ generator is one file with `build`, `sample` and either `learn` or, on the share
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -22,13 +21,13 @@ from torch import Tensor, nn
 
 from data.layout import Layout
 from data.schema import Dataset
-from generators.train import Training, few_threads, fitting, planned, train
+from generators.train import SHARE, Training, few_threads, fitting, looking, planned, train
 
 if TYPE_CHECKING:
     from generators.fitted import Fitted
 
 Rows = tuple[Tensor, ...]  # what a codec makes of a dataset: tensors with the same first dimension, one entry a row
-TRIED, DRAWN = 12, 64  # steps and rows that show how long it takes
+TRIED, DRAWN, SHOWN = (12, 120), (64, 1024), 0.7  # steps and rows tried; the second when the first take no SHOWN seconds
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, a few words
 
 
@@ -140,11 +139,25 @@ class Generator(ABC):
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What a fit will cost: `steps` that the time allows, of those `wanted`; minutes of the fit, and seconds of a drawn row."""
+
+    steps: int
+    wanted: int
+    minutes: float
+    row_seconds: float
+
+
+@dataclass(frozen=True)
 class Descending(Generator):
-    """A generator with a `loss` that the shared loop descends; each phase is a submodule with an optimiser of its own."""
+    """A generator with a `loss` that the shared loop descends; each phase is a submodule with an optimiser of its own.
+
+    `sizes` are fields of smaller recipes for when minutes are few, from small to large; the defaults are the largest.
+    """
 
     training: Training = Training()
     phases: ClassVar[tuple[str, ...]] = ("",)
+    sizes: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     @abstractmethod
     def loss(self, net: Any, rows: Rows, phase: str) -> Tensor:
@@ -170,13 +183,42 @@ class Descending(Generator):
         return trained
 
     @final
-    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto") -> tuple[float, float]:
-        """(minutes that `fit` takes at most, seconds that a drawn row takes), from a fit of a few steps and a few draws."""
-        trial = replace(self, training=replace(self.training, steps=TRIED, patience=0)).fit(data, device=device)
-        steps = planned(fitting(self.training, len(data)), len(data)) * trial.log["training_seconds"] / TRIED / 60
-        began = time.perf_counter()
-        trial.sample(DRAWN)
-        return trial.log["other_seconds"] / 60 + min(steps, minutes or math.inf), (time.perf_counter() - began) / DRAWN
+    def within(
+        self, data: Dataset, *, minutes: float | None = None, fixed: Collection[str] = (), device: str = "auto"
+    ) -> tuple[Self, Forecast]:
+        """(the recipe at the largest of its sizes that makes all its steps within the minutes, or at the least; what its fit will cost).
+
+        The recipe as it is without minutes, and when a field of `sizes` is among those `fixed`.
+        """
+        found = self.expected(data, minutes=minutes, device=device)
+        if found.steps == found.wanted or any(set(size) & set(fixed) for size in self.sizes):
+            return self, found
+        recipe = self
+        for size in reversed(self.sizes):
+            recipe = replace(self, **size)
+            found = recipe.expected(data, minutes=minutes, device=device)
+            if found.steps == found.wanted:
+                break
+        return recipe, found
+
+    @final
+    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto") -> Forecast:
+        """The cost of `fit`, at most, from a fit of a few steps and a few draws."""
+        for tried in TRIED:
+            trial = replace(self, training=replace(self.training, steps=tried, patience=0)).fit(data, device=device)
+            if trial.log["training_seconds"] > SHOWN:
+                break
+        seconds = trial.log["step_seconds"]
+        wanted = planned(fitting(self.training, len(data)), len(data))
+        steps = wanted if minutes is None else max(1, min(wanted, int(SHARE * 60 * minutes / seconds)))
+        for drawn in DRAWN:
+            began = time.perf_counter()
+            trial.sample(drawn)
+            row = (time.perf_counter() - began) / drawn
+            if row * drawn > SHOWN:
+                break
+        around = trial.log["other_seconds"] + (looking(minutes) if minutes is not None else 0.0)
+        return Forecast(steps, wanted, (around + steps * seconds) / 60, row)
 
 
 @dataclass(frozen=True)
@@ -211,11 +253,11 @@ class Completing(Conditional):
 
 @dataclass(frozen=True)
 class Labelled(Conditional):
-    """A generator of p(y) p(x|y): rows are (x uint8 [n, ...], y int64 [n]). Its net has a buffer `shares`, float [L]: p(y)."""
+    """A generator of p(y) p(x|y): rows are (x [n, ...], y int64 [n]). Its net has a buffer `shares`, float [L]: p(y)."""
 
     @abstractmethod
     def draw(self, net: Any, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """x, uint8 [n, ...], one for each label int64 [n]."""
+        """x [n, ...] as the codec has it, one for each label int64 [n]."""
 
     @final
     def sample(self, net: Any, n: int, rng: torch.Generator) -> Rows:

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 CHECKPOINT_SECONDS = 20.0
 TYPICAL = 30_000  # rows for which a recipe states its weight decay
+SHARE = 0.9  # of the minutes, for steps; the rest is for what stands around them
+WARM = 3  # steps that say nothing about how long one takes
 SMALL = 1_000_000  # parameters below which a second thread costs more, in waiting, than it gains
 Loss = Callable[[Any, tuple[Tensor, ...], str], Tensor]
 
@@ -184,8 +186,8 @@ def train(
     checkpoint = folder / "checkpoint.safetensors" if folder else None
     total = planned(training, len(seen[0]))
     if minutes is not None and not (checkpoint and checkpoint.exists()):
-        seconds = 0.9 * minutes * 60  # the rest is for what stands around the steps
-        total = max(1, min(total, int(seconds / pace(net, seen, loss, phases, training, device, min(2.0, 0.05 * seconds)))))
+        seconds = SHARE * minutes * 60
+        total = max(1, min(total, int(seconds / pace(net, seen, loss, phases, training, device, looking(minutes)))))
     run = Trainer(net, phases, training, total)
     if checkpoint and checkpoint.exists():
         try:
@@ -204,11 +206,14 @@ def train(
                 folder=folder,
                 progress=progress,
             )
-    saved = time.perf_counter()
+    saved = warm = time.perf_counter()
+    first = run.step
     every = max(10, len(seen[0]) // training.batch // 4) if training.patience else max(10, run.steps // 40)
     batches = Batches(seen, training.batch, seed, device)
     while run.step < run.steps:
         value = run.advance(batches[run.step], loss, seed)
+        if run.step == first + WARM:
+            warm = time.perf_counter()
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value} at step {run.step} of {run.steps}: try a lower training.lr")
         run.recent = value if run.step == 1 else 0.95 * run.recent + 0.05 * value
@@ -222,8 +227,15 @@ def train(
             saved = time.perf_counter()
     if run.best:
         run.average.load_state_dict(run.best)
-    seconds = round(time.perf_counter() - began, 3)
-    return run.average, {"steps": run.step, "planned_steps": total, "training_seconds": seconds, "batch": training.batch, "loss": run.curve}
+    ended = time.perf_counter()
+    return run.average, {
+        "steps": run.step,
+        "planned_steps": total,
+        "training_seconds": round(ended - began, 3),
+        "step_seconds": round((ended - warm) / max(1, run.step - first - WARM), 6),
+        "batch": training.batch,
+        "loss": run.curve,
+    }
 
 
 @contextmanager
@@ -264,13 +276,18 @@ def hold_out(rows: tuple[Tensor, ...], wanted: bool, seed: int) -> tuple[tuple[T
     return (tuple(t[order[size:]] for t in rows), tuple(t[order[:size]] for t in rows)) if size else (rows, rows)
 
 
+def looking(minutes: float) -> float:
+    """Seconds that `pace` may take of so many minutes."""
+    return min(2.0, 0.05 * SHARE * 60 * minutes)
+
+
 def pace(
     net: nn.Module, rows: tuple[Tensor, ...], loss: Loss, phases: Sequence[str], training: Training, device: torch.device, seconds: float
 ) -> float:
-    """Seconds of a step, from as many steps on a copy of the net as fit into `seconds`, three at least to warm up and one to time."""
+    """Seconds of a step, from as many steps on a copy of the net as fit into `seconds`, `WARM` at least to warm up and one to time."""
     trial = Trainer(copy.deepcopy(net), phases, training, 1000)
     batches = Batches(rows, training.batch, 0, device)
-    for _ in range(3):
+    for _ in range(WARM):
         trial.advance(batches[trial.step], loss, 0)
     began, first = time.perf_counter(), trial.step
     while trial.step == first or time.perf_counter() - began < seconds:

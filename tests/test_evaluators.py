@@ -18,7 +18,7 @@ from evaluators import histograms, tabular
 from evaluators.fidelity import fidelity, shape_errors, trend_errors
 from evaluators.gates import Thresholds, check
 from evaluators.privacy import privacy
-from evaluators.protocol import EFFORT, TABLE, utility
+from evaluators.protocol import EFFORT, TABLE, references, utility
 from evaluators.tabular import classification_scores, regression_scores, roc_auc
 
 
@@ -111,8 +111,25 @@ def test_utility_is_seeded_and_states_its_rows():
     assert (first["train_rows"], first["test_rows"], first["synthetic_rows"]) == (300, 300, [300])
 
 
+def test_references_are_learnt_once_and_change_nothing():
+    fits = []
+
+    def counted(train, test, seed):
+        fits.append(len(train))
+        return tabular.linear(train, test, seed)
+
+    split, how = Split(TRAIN, TEST), {"seed": 1, "judges": {"linear": counted}}
+    known = references(split, **how)
+    assert set(known["linear"]) == {"real", "floor", "cheat", "augmented_cheat"}
+    fits.clear()
+    handed = utility(split, [SAME], known=known, **how)
+    assert sorted(fits) == [len(SAME), len(TRAIN) + len(SAME)], "only what holds synthetic rows is learnt from"
+    assert handed == utility(split, [SAME], **how)
+
+
 def test_without_a_target_there_is_nothing_to_predict():
     data = dataset(100, 0, target=None)
+    assert references(Split(data, data)) == {}
     assert utility(Split(data, data), [data])["task"] == "density"
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from data import releases
 from data.errors import BadInput
+from flows import stages
+from flows.folders import run_folder
 from flows.job import Job
 from flows.publishing import synthesize as plainly
 from flows.stages import progress
@@ -97,6 +99,26 @@ def test_other_seeds_give_other_rows_and_are_judged_on_the_same_real_ones(once):
     assert len(list(Path("home/runs/iris").glob("prepare-*"))) == 1
 
 
+def test_few_minutes_make_a_smaller_net_and_say_so(capsys, monkeypatch):
+    from flows import commands
+    from generators.base import Descending, Forecast
+
+    monkeypatch.setattr(Descending, "expected", lambda self, data, **how: Forecast(9 if self.width > 16 else 20, 20, 0.02, 0.0))
+    quick = {"name": "image/dcgan", "training": {"steps": 20}}
+    job = Job.of(order(source="digits", generator=quick, minutes=0.05, drop=[], rows=20))
+    plan = stages.plan(job)
+    commands.foretell(plan)
+    assert "width 16, 20 steps of the 20" in capsys.readouterr().out
+    with run_folder("digits") as root:
+        prepared = stages.prepare(plan, root).folder
+        settled = stages.sized(job, stages.budget(job, root, prepared).folder)
+        assert settled.generator == {**quick, "width": 16}
+        stated = Job.of(order(source="digits", generator={**quick, "width": 32}, minutes=0.05))
+        assert stages.sized(stated, stages.budget(stated, root, prepared).folder) == stated
+        monkeypatch.setattr(Descending, "expected", None)
+        assert stages.budget(job, root, prepared).cached, "a job that runs again is the same job"
+
+
 def test_damaged_folders_are_made_again(once, finished):
     for pattern in ("prepare-*/train.parquet", "fit-*/model/model.safetensors", "draw-*/rows.parquet", "judge-*/scores.json"):
         (file,) = Path("home/runs/iris").glob(pattern)
@@ -106,6 +128,20 @@ def test_damaged_folders_are_made_again(once, finished):
     assert seen == {"fit", "draw", "judge", "publish"}
     assert second.folder == Path("out/iris/v2")
     assert rows(second.folder).equals(rows(finished / "out/iris/v1"))
+
+
+def test_each_run_leaves_a_line_of_metrics(once):
+    again = plainly(Job.of(learner()))
+    plainly(Job.of(learner(gates={**LOOSE, "copies": 0.9}, keep=1)))
+    first, second, third = map(json.loads, Path("home/runs/iris/metrics.jsonl").read_text().splitlines())
+    assert set(first["stages"]) == {"prepare", "fit", "draw", "judge"}
+    assert not any(stage["cached"] for stage in first["stages"].values())
+    assert all(stage["cached"] for stage in second["stages"].values())
+    assert (first["run"], first["job"]) == (again.manifest["run"], second["job"])
+    assert (third["version"], third["rows"], third["cached"]) == ("v2", 120, False)
+    assert third["peak_mib"] > 50
+    assert [r.version for r in releases.releases("out")] == ["v2"]  # keep=1
+    assert all(len(list(Path("home/runs/iris").glob(f"{name}-*"))) == 1 for name in first["stages"])
 
 
 def test_the_run_folder_is_private(once):
@@ -265,6 +301,8 @@ def test_the_flow_publishes_and_the_second_run_is_cached(server):
     assert second.result().folder == outcome.folder
     found = states(second.state_details.flow_run_id)
     assert {found[name] for name in ("prepare", "fit", "draw", "judge", "publish")} == {"Cached"}
+    lines = [json.loads(line) for line in Path(os.environ["ALFAR_HOME"], "runs/iris/metrics.jsonl").read_text().splitlines()]
+    assert [line["cached"] for line in lines[-2:]] == [False, True]
     from prefect.artifacts import Artifact
 
     assert "published" in Artifact.get("verdict-iris").data
@@ -308,11 +346,29 @@ def test_a_comparison_ranks_and_a_failure_is_a_row(server):
     assert "tabular/none" in found["tabular/none"]["error"]
     assert found["tabular/copy"]["role"] == "ceiling"
     assert found["tabular/marginal"]["seeds"] == 2
+    assert found["tabular/marginal"]["minutes"] > 0
+    assert len(list(Path("home").glob("runs/*/refer-*"))) == 1, "the judges learn on real rows once, whoever is compared"
     assert found["redrawn real rows"]["tstr"]["mean"] > found["shuffled columns"]["tstr"]["mean"]
     assert board["rows"][-1]["generator"] == "tabular/none"
     assert board["winner"] is None
     assert {path.name for path in folder.iterdir()} == {"leaderboard.json", "leaderboard.md", "leaderboard.html"}
     assert not releases.releases("out")
+
+
+@pytest.mark.slow
+def test_images_are_compared_on_one_board(server):
+    from flows.compare import compare, text
+
+    names = ["image/gmm", "image/vae"]
+    board, _ = compare(Job.of({"source": "digits", "minutes": 0.2, "to": "out"}), names, 2, "boards", return_state=True).result()
+    assert not any(r["error"] for r in board["rows"])
+    floor, ceiling = (next(r for r in board["rows"] if r.get("role") == role) for role in ("floor", "ceiling"))
+    for r in board["rows"]:
+        assert r["tstr"]["low"] <= r["tstr"]["mean"] <= r["tstr"]["high"]
+        assert floor["tstr"]["mean"] <= r["tstr"]["mean"]
+    assert ceiling["tstr"]["mean"] > 0.9
+    assert {r["generator"] for r in board["rows"] if r.get("minutes")} == set(names)
+    assert "minutes" in text(board)
 
 
 def test_ctrl_c_stops_cleanly():

@@ -16,6 +16,7 @@ from generators.image.vae import VAE, VAENet
 from generators.nets.likelihood import grey, logistic, painted
 from generators.nets.mixture import Mixtures
 from generators.nets.tone import Tone
+from generators.nets.warp import warped
 from generators.registry import make
 
 torch.set_num_threads(1)
@@ -316,3 +317,40 @@ def test_the_slope_of_the_loss_is_that_of_the_likelihood(machine, persistent):
     means = (p / p.sum(0)).T @ V[::2].double()  # the mean image of either label
     assert torch.allclose(net.bias.grad.double(), 0.5 * (p.sum(0) + kept) @ means, atol=0.02)
     assert torch.allclose(net.chance.grad.double(), 0.5 * (p.sum(0) + kept) - torch.tensor([0.0, 1.0]), atol=0.02)
+
+
+# ---- warps
+
+
+def dot(side: int = 33) -> torch.Tensor:
+    """A bright dot in the middle of black."""
+    x = torch.zeros(1, 1, side, side, dtype=torch.uint8)
+    x[..., side // 2 - 1 : side // 2 + 2, side // 2 - 1 : side // 2 + 2] = 255
+    return x
+
+
+def test_a_warp_of_nothing_changes_nothing_and_a_seed_decides_it():
+    x = torch.randint(0, 256, (3, 2, 5, 7), dtype=torch.uint8, generator=rng())
+    assert torch.equal(warped(x, 0.0), x)
+    assert torch.equal(warped(x, 0.3, rng(1)), warped(x, 0.3, rng(1)))
+    assert not torch.equal(warped(x, 0.3, rng(1)), warped(x, 0.3, rng(2)))
+
+
+def test_a_warp_moves_the_middle_as_far_as_it_may():
+    """b of (2) moves the middle by up to a / 4 of the sides, and what is turned and stretched besides by less than as much again."""
+    many, places = warped(dot().repeat(400, 1, 1, 1), 0.4, rng()).float()[:, 0], torch.arange(33.0) - 16
+    for axis in (1, 2):
+        middle = (many.sum(3 - axis) * places).sum(1) / many.sum((1, 2))
+        assert 0.8 * 0.4 / 4 * 33 < middle.abs().max() < 2 * 0.4 / 4 * 33
+        assert middle.mean().abs() < 0.4
+
+
+def test_pictures_that_are_warped_spread_the_density():
+    rows = blobs(60)
+    plain, turned = (GMM(axes=5, augment=a) for a in (0.0, 0.3))
+    nets = []
+    for recipe in (plain, turned):
+        torch.manual_seed(0)
+        nets.append(recipe.learn(Axes((1, 3, 4), 1, SHARES, 5, 20), rows, Run(seed=0)))
+    other = warped(rows[0], 0.3, rng(5)), rows[1]
+    assert turned.log_prob(nets[1], other).mean() > plain.log_prob(nets[0], other).mean()

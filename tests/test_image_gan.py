@@ -1,5 +1,7 @@
 """The game of maker and critic: its loss and penalties on a critic whose gradients are known, its augmentation, labels, shapes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,13 +11,15 @@ from torch import nn
 
 from data.images import column
 from data.schema import Dataset, Schema
+from data.sources import read
+from generators.base import Descending, Forecast
 from generators.codecs.image import ImageCodec
-from generators.nets.adversarial import Critic, Players, augmented, finished, play, preferred, slope
-from generators.registry import make
+from generators.nets.adversarial import Critic, Game, Players, augmented, finished, play, preferred, slope
+from generators.registry import get, make, names
 
 torch.set_num_threads(1)
-NAMES = ["image/gan", "image/dcgan"]
-SMALL = {"image/gan": {"hidden": 16, "depth": 2}, "image/dcgan": {"width": 4}}
+NAMES = ["image/gan", "image/dcgan", "image/stylegan", "image/biggan"]
+SMALL = {"image/gan": {"hidden": 16, "depth": 2}, "image/dcgan": {"width": 4}, "image/stylegan": {"width": 4}, "image/biggan": {"width": 4}}
 
 
 def straight(cells: int) -> Critic:
@@ -28,6 +32,7 @@ class Constant(nn.Module):
 
     def __init__(self, shape):
         super().__init__()
+        self.noise = 3
         self.picture = nn.Parameter(torch.rand(shape) - 0.5)
 
     def forward(self, noise, y):
@@ -36,7 +41,7 @@ class Constant(nn.Module):
 
 def game(shape=(1, 3, 4), channels=1) -> Players:
     torch.manual_seed(0)
-    return Players(Constant(shape), straight(int(np.prod(shape))), torch.ones(2) / 2, 3, channels)
+    return Players(Constant(shape), straight(int(np.prod(shape))), torch.ones(2) / 2, channels)
 
 
 def test_the_losses_of_a_linear_critic_in_closed_form():
@@ -47,9 +52,9 @@ def test_the_losses_of_a_linear_critic_in_closed_form():
     unread = [F.cross_entropy(net.critic.label(picture.flatten(1)), y) for picture in (x, net.maker.picture.expand(x.shape))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("generators.nets.adversarial.PROBED", 1)
-        critic = play(net, x, y, "critic", penalty=0.3, shift=0.0, legible=0.7)
+        critic = play(net, x, y, "critic", Game(penalty=0.3, shift=0.0, legible=0.7))
     assert torch.allclose(critic, F.softplus(-gap).mean() + 0.3 / 2 * (2 * w.square().sum(1).mean()) + unread[0])
-    maker = play(net, x, y, "maker", penalty=0.3, shift=0.0, legible=0.7)
+    maker = play(net, x, y, "maker", Game(penalty=0.3, shift=0.0, legible=0.7))
     assert torch.allclose(maker, F.softplus(gap).mean() + 0.7 * unread[1])
 
 
@@ -58,20 +63,20 @@ def test_the_slope_of_some_images_stands_for_all():
     x, y = torch.rand(8, 1, 3, 4), torch.zeros(8, dtype=torch.int64)
     steep = (net.critic.real.weight + net.critic.each.weight[0]).square().sum()
     torch.manual_seed(1)
-    free = play(net, x, y, "critic", penalty=0.0, shift=0.1, legible=0.0)
+    free = play(net, x, y, "critic", Game(penalty=0.0, shift=0.1, legible=0.0))
     torch.manual_seed(1)
-    assert torch.allclose(play(net, x, y, "critic", penalty=0.5, shift=0.1, legible=0.0) - free, 0.5 * steep, atol=1e-5)
+    assert torch.allclose(play(net, x, y, "critic", Game(penalty=0.5, shift=0.1, legible=0.0)) - free, 0.5 * steep, atol=1e-5)
 
 
 def test_each_side_gets_the_gradient_of_its_own_loss_only():
     net = game()
     x, y = torch.rand(5, 1, 3, 4), torch.zeros(5, dtype=torch.int64)
-    play(net, x, y, "critic", penalty=0.3, shift=0.1, legible=0.1).backward()
+    play(net, x, y, "critic", Game(penalty=0.3, shift=0.1, legible=0.1)).backward()
     assert all(p.grad is not None for p in net.critic.parameters())
     assert net.maker.picture.grad is None
     for legible in (0.0, 0.1):
         net.zero_grad()
-        play(net, x, y, "maker", penalty=0.3, shift=0.1, legible=legible).backward()
+        play(net, x, y, "maker", Game(penalty=0.3, shift=0.1, legible=legible)).backward()
         assert all(p.grad is None for p in net.critic.parameters())
         assert net.maker.picture.grad.abs().sum() > 0
     assert all(p.requires_grad for p in net.critic.parameters())
@@ -199,3 +204,42 @@ def test_it_learns_what_the_label_says(name):
         x, _ = fitted.codec.encode(fitted.sample(50, seed=0, given={"label": label}), np.random.default_rng(0))
         top = x[:, 0, :4].float().mean((1, 2))
         assert ((top >= low) & (top <= high)).float().mean() > 0.9, label
+
+
+# ---- sizes
+
+
+def foretold(room: int):
+    """`expected` of a machine on which nets of `room` channels and less make all their steps within a minute."""
+
+    def expected(self, data, *, minutes=None, device="auto"):
+        wanted = 1000
+        steps = wanted if minutes is None else min(wanted, int(wanted * minutes * room / self.width))
+        return Forecast(steps, wanted, 1.0, 0.0)
+
+    return expected
+
+
+@pytest.mark.parametrize(("room", "minutes", "width"), [(64, 1, 32), (20, 1, 16), (20, 10, 32), (20, None, 32), (1, 1, 16)])
+def test_minutes_choose_the_largest_size_that_makes_its_steps(monkeypatch, room, minutes, width):
+    monkeypatch.setattr(Descending, "expected", foretold(room))
+    recipe, cost = make("image/dcgan", {}).within(None, minutes=minutes)
+    assert recipe == make("image/dcgan", {"width": width})
+    assert cost == recipe.expected(None, minutes=minutes)
+
+
+def test_a_size_that_is_stated_stays(monkeypatch):
+    monkeypatch.setattr(Descending, "expected", foretold(1))
+    stated = make("image/dcgan", {"width": 48, "noise": 8})
+    assert stated.within(None, minutes=1, fixed={"name": "image/dcgan", "width": 48, "noise": 8})[0] == stated
+    other = make("image/dcgan", {"noise": 8})
+    assert other.within(None, minutes=1, fixed={"noise": 8})[0] == make("image/dcgan", {"noise": 8, "width": 16})
+
+
+@pytest.mark.parametrize("name", [name for name in names() if get(name).__dict__.get("sizes")])
+def test_sizes_are_fields_of_smaller_nets(name):
+    kind = get(name)
+    codec = kind.codec.fit(Dataset.of(read("digits").table.slice(0, 200), Schema.infer(read("digits").table, target="label")))
+    nets = [replace(kind(), **size).build(codec) for size in (*kind.sizes, {})]
+    counts = [sum(p.numel() for p in net.parameters()) for net in nets]
+    assert counts == sorted(set(counts)), "from small to large, the defaults the largest"

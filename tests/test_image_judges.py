@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from evaluators.gates import Thresholds, check
 from evaluators.image import UNet, cnn, overlap_scores, unet
 from evaluators.likeness import balls, fid, kid, likeness, shares
 from evaluators.privacy import privacy
-from evaluators.protocol import JUDGES, answered, utility
+from evaluators.protocol import JUDGES, answered, foretold, utility
 from evaluators.quality import quality
 
 
@@ -427,3 +428,28 @@ def test_files_of_images_are_decoded_and_measured(tmp_path):
         failed = quality(good.schema, [written(tmp_path / "bad.parquet", table)])["failed"]
         assert [(f["expectation"], f["column"]) for f in failed] == [("images", name)]
         assert what in failed[0]["what"]
+
+
+def test_gates_speak_of_images():
+    why = " ".join(g["why"] for g in check(good_scores(), publishable=True))
+    assert "images" in why
+    assert not re.search(r"\brows?\b", why)
+
+
+def test_how_long_judging_takes_grows_with_what_is_learnt(monkeypatch):
+    """Two sets more a sample, one a floor, and nothing but what stands beside the judges when there is no target."""
+    monkeypatch.setattr(image, "pace", lambda train: 60.0)
+    digits = load_digits()
+    table = pa.table({"image": column((digits.images[:80, None] * 15).astype(np.uint8)), "label": digits.target[:80] % 2})
+    plainly, labelled = (Dataset.of(table, Schema.infer(table, target=t)) for t in (None, "label"))
+    assert foretold(labelled) - foretold(plainly) == 4 + 2 * 2
+
+
+@pytest.mark.parametrize("steps", [1, 100])
+def test_the_pace_is_that_of_all_steps(monkeypatch, steps):
+    monkeypatch.setattr(image, "STEPS", steps)
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(image.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(image, "side_by_side", lambda function, items: [None] * 2)
+    table = pa.table({"image": column(np.zeros((60, 1, 8, 8), dtype=np.uint8)), "label": np.arange(60) % 2})
+    assert image.pace(Dataset.of(table, Schema.infer(table, target="label"))) == 10 / image.TRIED * steps / 2

@@ -576,3 +576,14 @@ def test_images_that_a_generator_makes_are_read_back(tmp_path):
     made = pa.table({"image": column(noise(8, 8, 3, seed=i).transpose(2, 0, 1) for i in range(60))})
     pq.write_table(made, tmp_path / "made.parquet")
     assert np.array_equal(pixels(read(str(tmp_path / "made.parquet")).table["image"]), pixels(made["image"]))
+
+
+def test_a_label_of_few_images_is_refused_at_reading_with_its_name():
+    pictures = column(np.zeros((64, 1, 4, 4), dtype=np.uint8))
+    table = pa.table({"image": pictures, "label": ["cat"] * 30 + ["dog"] * 30 + ["newt"] * 4})
+    with pytest.raises(BadInput, match="'newt' has 4 images; a label needs at least 5"):
+        Schema.infer(table, target="label")
+    table = table.set_column(1, "label", pa.array(["cat"] * 30 + ["dog"] * 30 + ["eel"] + ["newt"] * 3))
+    with pytest.raises(BadInput, match="'eel' has 1 image, and 1 more are as rare"):
+        Schema.infer(table, target="label")
+    Schema.infer(table.slice(0, 60), target="label")

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.base import Labelled, Neural, Rows
-from generators.codecs.image import ImageCodec, signed, unsigned
-from generators.nets.adversarial import Critic, Players, finished, play
+from generators.codecs.image import ImageCodec
+from generators.image.adversary import Adversarial
+from generators.nets.adversarial import finished
 from generators.train import Training
 
 SMALLEST = 8  # the longest side that the smallest map may have
-AT_ONCE = 256  # images made together
 
 
 class Maker(nn.Module):
@@ -33,7 +32,7 @@ class Maker(nn.Module):
 
     def __init__(self, noise: int, labels: int, shape: tuple[int, int, int], channels: int, widths: list[int]):
         super().__init__()
-        self.shape, self.channels, self.widths = shape, channels, widths
+        self.noise, self.shape, self.channels, self.widths = noise, shape, channels, widths
         self.base = [-(-side // 2 ** len(widths)) for side in shape[1:]]
         self.label = nn.Embedding(labels, noise)
         self.enter = nn.Linear(2 * noise, widths[-1] * self.base[0] * self.base[1])
@@ -66,30 +65,24 @@ class Reader(nn.Module):
 
 
 @dataclass(frozen=True)
-class DCGAN(Neural, Labelled):
-    """Maps of `width` channels at half the size, twice as many at each halving; the other fields as in image/gan."""
+class DCGAN(Adversarial):
+    """Maps of `width` channels at half the size, twice as many at each halving."""
 
-    noise: int = 64
     width: int = 32
-    penalty: float = 1.0
-    shift: float = 0.05
-    legible: float = 0.2
     training: Training = Training(epochs=75, least_steps=1000, batch=64, lr=1e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
-    phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
-    codec: ClassVar[type[ImageCodec]] = ImageCodec
+    sizes: ClassVar[tuple[dict[str, Any], ...]] = ({"width": 16},)
 
-    def build(self, codec: ImageCodec) -> Players:
-        longest, labels = max(codec.shape[1:]), len(codec.shares)
-        halvings = next(k for k in range(1, 32) if longest <= SMALLEST * 2**k)
-        widths = [self.width * 2**k for k in range(halvings)]
-        maker = Maker(self.noise, labels, codec.shape, codec.channels, widths)
-        reader = Reader(codec.shape, widths)
-        critic = Critic(reader, reader.features, labels)
-        net = Players(maker, critic, torch.from_numpy(codec.shares).float(), self.noise, codec.channels)
-        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def maker(self, codec: ImageCodec) -> Maker:
+        return Maker(self.noise, len(codec.shares), codec.shape, codec.channels, self.widths(codec))
 
-    def loss(self, net: Players, rows: Rows, phase: str) -> Tensor:
-        return play(net, signed(rows[0]), rows[1], phase, penalty=self.penalty, shift=self.shift, legible=self.legible)
+    def reader(self, codec: ImageCodec) -> Reader:
+        return Reader(codec.shape, self.widths(codec))
 
-    def draw(self, net: Players, labels: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.cat([unsigned(net.make(part, rng)) for part in labels.split(AT_ONCE)])
+    def widths(self, codec: ImageCodec) -> list[int]:
+        """The channels of the maps, from half the size of an image to the smallest."""
+        return [self.width * 2**k for k in range(halvings(codec.shape))]
+
+
+def halvings(shape: tuple[int, int, int]) -> int:
+    """How often an image [C + K, H, W] is halved until it is at most `SMALLEST`, at least once."""
+    return next(k for k in range(1, 32) if max(shape[1:]) <= SMALLEST * 2**k)

@@ -26,7 +26,9 @@ from generators.base import Labelled, Rows, Run
 from generators.codecs.image import ImageCodec
 from generators.nets.mixture import Mixtures
 from generators.nets.tone import Tone
+from generators.nets.warp import warped
 
+COPIES = 16  # of an image that is warped
 LOOK = 2000  # draws that the tone curve is read off
 TINY = 1e-6  # the least variance of a pixel, of 1 between black and white squared
 
@@ -70,31 +72,35 @@ class Axes(nn.Module):
 
 @dataclass(frozen=True)
 class GMM(Labelled):
-    """`axes` and at most `components` a label; `floor` on the variance along an axis, in mean variances."""
+    """`axes` and at most `components` a label; `floor` on the variance along an axis, in mean variances. With `augment` it learns from
+    `COPIES` of each image, warped by so much (generators/nets/warp.py): for few images of what may be turned and moved a little."""
 
     axes: int = 60
     components: int = 20
     floor: float = 0.01
+    augment: float = 0.0
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
     def build(self, codec: ImageCodec) -> Axes:
         return Axes(codec.shape, codec.channels, torch.from_numpy(codec.shares).float(), self.axes, self.components)
 
     def learn(self, net: Axes, rows: Rows, run: Run) -> Axes:
+        rng = torch.Generator().manual_seed(run.seed)
+        copies = COPIES if self.augment else 1
+        rows = torch.cat([warped(rows[0], self.augment, rng) for _ in range(copies)]), rows[1].repeat(copies)
         x, y = rows[0].flatten(1), rows[1]
         labels = y.unique().tolist()
         with torch.no_grad():
             for done, label in enumerate(labels):
-                self.turn(net, label, x[y == label].float() / 255, run.seed)
+                self.turn(net, label, x[y == label].float() / 255, run.seed, copies)
                 if run.progress:
                     run.progress(done + 1, len(labels), "labels")
-            rng = torch.Generator().manual_seed(run.seed)
             some = torch.randperm(len(y), generator=rng)[:LOOK]
             net.tone.learn(net.soft(y[some], rng)[:, : len(net.tone.real)], rows[0][some, : len(net.tone.real)].float() / 255)
         return net
 
-    def turn(self, net: Axes, label: int, x: Tensor, seed: int) -> None:
-        """Fit the rows of a label, float [n, D]."""
+    def turn(self, net: Axes, label: int, x: Tensor, seed: int, copies: int) -> None:
+        """Fit the rows of a label, float [n * copies, D]."""
         net.middle[label] = x.mean(0)
         wanted, centred = net.axes.shape[1], x - x.mean(0)
         leading = torch.svd_lowrank(centred, min(wanted, len(x)), niter=6)[2]
@@ -103,7 +109,7 @@ class GMM(Labelled):
         z = net.turned(label, x)
         left = centred.double().square().sum() - z.square().sum()
         net.rest[label] = left / max(1, len(x) * (x.shape[1] - wanted)) + TINY
-        net.density.learn(label, z, self.floor * float(z.square().mean()) + TINY, seed)
+        net.density.learn(label, z, self.floor * float(z.square().mean()) + TINY, seed, copies)
 
     def log_prob(self, net: Axes, rows: Rows) -> Tensor:
         """log p(x, y) in nats, float64 [n], of encoded rows: a density over pixels from 0 to 1."""

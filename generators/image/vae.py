@@ -29,6 +29,7 @@ from generators.codecs.image import ImageCodec
 from generators.nets.likelihood import grey, logistic, painted
 from generators.nets.mixture import Mixtures, normal
 from generators.nets.mlp import MLP
+from generators.nets.warp import warped
 from generators.train import Training
 
 BATCH = 256  # images that are encoded or drawn at once
@@ -68,7 +69,8 @@ class VAENet(nn.Module):
 
 @dataclass(frozen=True)
 class VAE(Descending, Labelled):
-    """`latent` dimensions; MLPs of `depth` layers of `hidden`; at most `components` a label; what a pixel is; `beta` weighs the KL term."""
+    """`latent` dimensions; MLPs of `depth` layers of `hidden`; at most `components` a label; what a pixel is; `beta` weighs the KL term.
+    With `augment` every step sees its images warped by so much (generators/nets/warp.py): for few images of what may be turned a little."""
 
     latent: int = 20
     hidden: int = 400
@@ -77,6 +79,7 @@ class VAE(Descending, Labelled):
     pixel: Literal["binary", "grey", "logistic"] = "grey"
     beta: float = 1.0
     warm_up: int = 500
+    augment: float = 0.0
     training: Training = Training(epochs=80, least_steps=1500, batch=128, lr=2e-3, weight_decay=0.01, ema=0.998)
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
@@ -96,11 +99,13 @@ class VAE(Descending, Labelled):
 
     def codes(self, net: VAENet, rows: Rows) -> Tensor:
         """A code for each row, float [n, latent]."""
-        parts = [net.encode(self.seen(net, x), net.hot(y)) for x, y in zip(*(t.split(BATCH) for t in rows), strict=True)]
+        parts = [
+            net.encode(self.seen(net, warped(x, self.augment)), net.hot(y)) for x, y in zip(*(t.split(BATCH) for t in rows), strict=True)
+        ]
         return torch.cat([mean + log_scale.exp() * torch.randn_like(mean) for mean, log_scale in parts])  # (1)
 
     def loss(self, net: VAENet, rows: Rows, phase: str) -> Tensor:
-        x, hot = self.seen(net, rows[0]), net.hot(rows[1])
+        x, hot = self.seen(net, warped(rows[0], self.augment)), net.hot(rows[1])
         mean, log_scale = net.encode(x, hot)
         h = mean + log_scale.exp() * torch.randn_like(mean)  # (1)
         kl = (normal(h, mean, log_scale) - normal(h, torch.zeros(()), torch.zeros(()))).sum(1)

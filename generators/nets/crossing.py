@@ -1,0 +1,61 @@
+"""Blocks of an encoder and a decoder: texts that are read both ways, and texts that are written while looking at what was read.
+
+Vaswani et al.: Attention Is All You Need, 2017, arXiv:1706.03762; norms before each part as in Xiong et al., 2020, arXiv:2002.04745.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from generators.nets.attention import Block
+
+
+class Attention(nn.Module):
+    """Places of one sequence look at those of another, or of their own, and add what they see."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads, self.size = heads, width // heads
+        self.before = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.two = nn.Linear(width, 2 * width)  # key and value
+        self.join = nn.Linear(width, width)
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """Keys and values, [n, 2, heads, S, width / heads], of normed memory [n, S, width]."""
+        return self.two(memory).unflatten(2, (2, self.heads, self.size)).permute(0, 2, 3, 1, 4)
+
+    def forward(self, x: Tensor, keys: Tensor, there: Tensor) -> Tensor:
+        """x [n, L, width]; `there`, bool [n, S]: which places of the memory are to be seen."""
+        query = self.query(self.before(x)).unflatten(2, (self.heads, self.size)).transpose(1, 2)
+        seen = F.scaled_dot_product_attention(query, keys[:, 0], keys[:, 1], attn_mask=there[:, None, None])
+        return x + self.join(seen.transpose(1, 2).flatten(2))
+
+
+class Reading(nn.Module):
+    """Attention both ways, then an MLP, each added to what it reads."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.look = Attention(width, heads)
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """x [n, S, width]; `there`, bool [n, S]: its places that hold something."""
+        x = self.look(x, self.look.keys(self.look.before(x)), there)
+        return x + self.mlp(x)
+
+
+class Crossing(nn.Module):
+    """A look at the memory, then causal attention and an MLP."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.look, self.block = Attention(width, heads), Block(width, heads)
+
+    def forward(
+        self, x: Tensor, keys: Tensor, there: Tensor, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [n, L, width], keys of the memory as `look` makes them, and the past as `Block` takes and gives it."""
+        return self.block(self.look(x, keys, there), past)

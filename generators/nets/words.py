@@ -1,0 +1,75 @@
+"""Tokens as vectors and vectors as chances of tokens, by one table; and the choice of a token.
+
+Press, Wolf: Using the Output Embedding to Improve Language Models, 2017, arXiv:1608.05859; places by waves as in Vaswani et al., 2017,
+arXiv:1706.03762; nucleus: Holtzman, Buys, Du, Forbes, Choi: The Curious Case of Neural Text Degeneration, 2020, arXiv:1904.09751.
+
+    (1)  input of token w at place i = sqrt(W) e_w + waves_i
+    (2)  log p(w|h) = u_w - log sum_v exp u_v,   u_v = e_v h + b_v
+    (3)  sum_v exp u_v ~ sum of exp u_v over the tokens of the batch + R / S sum of exp u_v over S of the R others      while training
+    (4)  tokens are drawn by p^(1/temperature) out of the fewest that together have a chance of top_p
+
+(3) is right on average and costs a fraction of the whole vocabulary: Jean, Cho, Memisevic, Bengio, 2015, arXiv:1412.2007, in its spirit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from generators.codecs.text import LONGEST
+from generators.nets.mlp import drawn
+
+OTHERS = 256  # tokens that stand for those which a batch lacks
+NUCLEUS = 512  # most tokens that one is drawn from
+
+
+class Words(nn.Module):
+    """`size` tokens as vectors of `width`."""
+
+    waves: Tensor  # [LONGEST + 1, width]
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.table = nn.Embedding(size, width)
+        self.bias = nn.Parameter(torch.zeros(size))
+        nn.init.normal_(self.table.weight, std=width**-0.5)
+        self.register_buffer("waves", waves(LONGEST + 1, width), persistent=False)
+
+    def forward(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """float [n, L, width] of tokens [n, L] that stand at the places `start` and after."""
+        return math.sqrt(self.waves.shape[1]) * self.table(tokens) + self.waves[start : start + tokens.shape[1]]  # (1)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """u, float [..., V], of vectors [..., width]."""
+        return F.linear(h, self.table.weight, self.bias)
+
+    def log_prob(self, h: Tensor, tokens: Tensor) -> Tensor:
+        """log p(token|h), float [m], of h [m, width] and tokens [m]."""
+        seen = tokens.unique()
+        size = len(self.bias)
+        if not self.training or len(seen) + OTHERS >= size:
+            return -F.cross_entropy(self.logits(h), tokens, reduction="none")  # (2)
+        absent = torch.ones(size, dtype=torch.bool, device=h.device).index_fill(0, seen, False).nonzero()[:, 0]
+        some = torch.cat([seen, absent[torch.randperm(len(absent), device=h.device)[:OTHERS]]])
+        weight = F.pad(torch.zeros_like(seen, dtype=h.dtype), (0, OTHERS), value=math.log(len(absent) / OTHERS))
+        logits = F.linear(h, self.table(some), self.bias[some] + weight)  # (3)
+        return -F.cross_entropy(logits, torch.searchsorted(seen, tokens), reduction="none")
+
+
+def waves(places: int, width: int) -> Tensor:
+    """float [places, width]: sines and cosines from fast to slow."""
+    angle = torch.arange(places)[:, None] * torch.exp(-math.log(10_000) * torch.arange(0, width, 2) / width)
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width]
+
+
+def chosen(p: Tensor, temperature: float, top_p: float, rng: torch.Generator | None) -> Tensor:
+    """int64 [n]: a token for each row of chances [n, V] that need not add up to one; the likeliest when `rng` is None."""
+    if rng is None:
+        return p.argmax(1)
+    high, tokens = p.topk(min(NUCLEUS, p.shape[1]), dim=1)
+    high = (high / high[:, :1]).pow(1 / temperature)
+    high = high.where(high.cumsum(1) - high < top_p * high.sum(1, keepdim=True), 0.0)
+    return tokens.gather(1, drawn(high, rng)[:, None])[:, 0]  # (4)

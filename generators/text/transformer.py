@@ -1,0 +1,247 @@
+"""Encoder-decoder transformer that can copy: a text from its label or from nothing, and the other text of a pair from the first.
+
+Vaswani et al.: Attention Is All You Need, 2017, arXiv:1706.03762; copying: See, Liu, Manning: Get To The Point: Summarization with
+Pointer-Generator Networks, 2017, arXiv:1704.04368; the way back: Sennrich, Haddow, Birch: Improving Neural Machine Translation Models
+with Monolingual Data, 2016, arXiv:1511.06709.
+
+    (1)  log p(x, y | label) = log p(x | label) + log p(y | x, label)     both by one net, whose source is the label alone, or with x
+    (2)  m = read(label, source),   h_i = write(start, w_1 … w_i-1; m)    the start tells what is written: x, y, or x again given y
+    (3)  a_ij = softmax_j((M m_j + N e_j-1) P h_i)                        over the tokens s_j of the source, which know the one before
+    (4)  p(w_i = w) = g_i softmax_w(E h_i + b) + (1 - g_i) sum_j a_ij [s_j = w],   g_i = sigmoid(G h_i), 1 when there is no source
+    (5)  loss = - log p(w_i), on average over the tokens of x from the label, of y from x, and for a share of the rows of x from y
+
+So that (3) learns to copy whatever there is and not only the names of the rows, some of the tokens that both texts of a row have are
+replaced while training, in both alike, by others. Keys and values of the source are made once a text, those of what is written once a
+token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import BadInput
+from generators.base import Labelled, Neural, Rows
+from generators.codecs.text import BACK, BOS, EOS, FIRST, LONGEST, PAD, SEP, TextCodec
+from generators.nets.crossing import Crossing, Reading
+from generators.nets.words import Words, chosen
+from generators.train import Training
+
+ROWS = 256  # texts that are written side by side
+ALIKE = 32  # texts of like length that are trained on side by side
+SURE = 30.0  # a gate that is open
+
+
+class TransformerNet(nn.Module):
+    """`texts` in a row; a source is its label and then its tokens [n, S], PAD where there are none."""
+
+    shares: Tensor  # [L]
+
+    def __init__(self, codec: TextCodec, width: int, depth: int, heads: int, dropout: float):
+        super().__init__()
+        self.texts, self.longest = len(codec.texts), codec.longest
+        self.words, self.label = Words(codec.size, width), nn.Embedding(len(codec.shares), width)
+        self.drop = nn.Dropout(dropout)
+        self.readers: Any = nn.ModuleList(Reading(width, heads) for _ in range(depth))
+        self.writers: Any = nn.ModuleList(Crossing(width, heads) for _ in range(depth))
+        self.read_norm, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.point, self.gate = nn.Linear(width, width, bias=False), nn.Linear(width, 1)
+        self.pointed = nn.Linear(2 * width, width, bias=False)
+        self.register_buffer("shares", torch.from_numpy(codec.shares).float())
+
+    def read(self, source: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The memory [n, 1 + S, width] of a source, and which of its places are there, bool [n, 1 + S]."""
+        there = F.pad(source != PAD, (1, 0), value=True)
+        x = self.drop(torch.cat([self.label(labels)[:, None], self.words(source)], dim=1))
+        for layer in self.readers:
+            x = x + self.drop(layer(x, there) - x)
+        return self.read_norm(x), there
+
+    def forward(self, tokens: Tensor, memory: Tensor, there: Tensor) -> Tensor:
+        """h, [n, L, width], at the places of the tokens [n, L], each of which sees those before it."""
+        x = self.drop(self.words(tokens))
+        for layer in self.writers:
+            x = x + self.drop(layer(x, layer.look.keys(memory), there)[0] - x)
+        return self.norm(x)  # (2)
+
+    def places(self, source: Tensor, memory: Tensor) -> Tensor:
+        """What a pointer is compared with, [n, S, width]: each place of the source, and the token before it."""
+        before = F.pad(self.words.table(source), (0, 0, 1, 0))[:, :-1]
+        return self.pointed(torch.cat([memory[:, 1:], before], dim=2))
+
+    def pointer(self, h: Tensor, places: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """a [n, L, S], and G h [n, L], of h [n, L, width]."""
+        score = self.point(h) @ places.mT / h.shape[2] ** 0.5
+        gate = self.gate(h)[:, :, 0].masked_fill(~there[:, 1:].any(1, keepdim=True), SURE)
+        return score.masked_fill(~there[:, None, 1:], -1e9).softmax(2), gate  # (3)
+
+    def log_prob(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        """log p of every token of the targets [n, L + 1] but their starts, float [m], of sources [n, S], in groups of like length."""
+        states, wanted, gates, copied = [], [], [], []
+        for read, written, y in alike(source, target, labels):
+            memory, there = self.read(read, y)
+            h, after, live = self(written[:, :-1], memory, there), written[:, 1:], written[:, 1:] != PAD
+            pointer, gate = self.pointer(h, self.places(read, memory), there)
+            copied.append((pointer * (read[:, None] == after[:, :, None])).sum(2)[live])
+            states.append(h[live])
+            gates.append(gate[live])
+            wanted.append(after[live])
+        gate, copy = torch.cat(gates), torch.cat(copied).clamp(min=1e-12).log()
+        said = self.words.log_prob(torch.cat(states), torch.cat(wanted))
+        return torch.logaddexp(F.logsigmoid(gate) + said, F.logsigmoid(-gate) + copy)  # (4)
+
+
+class Writing:
+    """Texts on their way, token by token."""
+
+    def __init__(self, net: TransformerNet, source: Tensor, labels: Tensor):
+        self.net, self.source, self.place = net, source, 0
+        memory, self.there = net.read(source, labels)
+        self.places, self.keys = net.places(source, memory), [layer.look.keys(memory) for layer in net.writers]
+        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(net.writers)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """The chances [n, V] of what follows the tokens int64 [n]."""
+        x = self.net.words(tokens[:, None], self.place)
+        for number, layer in enumerate(self.net.writers):
+            x, self.past[number] = layer(x, self.keys[number], self.there, self.past[number])
+        self.place, h = self.place + 1, self.net.norm(x)
+        pointer, gate = self.net.pointer(h, self.places, self.there)
+        p = gate.sigmoid() * self.net.words.logits(h[:, 0]).softmax(1)
+        return p.scatter_add(1, self.source, (gate.sigmoid().neg() + 1) * pointer[:, 0])  # (4)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows, bool [n], only."""
+        self.source, self.places, self.there = self.source[rows], self.places[rows], self.there[rows]
+        self.keys = [keys[rows] for keys in self.keys]
+        self.past = [past and (past[0][rows], past[1][rows]) for past in self.past]
+
+
+@dataclass(frozen=True)
+class Transformer(Neural, Labelled):
+    """`depth` blocks of `width` with `heads` on either side; `backwards` is the share of rows that are also learnt the other way round.
+
+    In a share of the rows, `renamed`, half of the tokens that both texts have are replaced while training. Texts are drawn at
+    `temperature`, those that answer another at `answer_temperature`, both from the nucleus `top_p`.
+    """
+
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+    dropout: float = 0.1
+    backwards: float = 0.2
+    renamed: float = 0.3
+    temperature: float = 1.0
+    answer_temperature: float = 0.5
+    top_p: float = 0.95
+    training: Training = Training(epochs=20, least_steps=1000, batch=64, lr=2e-3, weight_decay=0.01, ema=0.995, patience=4)
+    codec: ClassVar[type[TextCodec]] = TextCodec
+
+    def build(self, codec: TextCodec) -> TransformerNet:
+        if self.width % (2 * self.heads):
+            raise BadInput(f"text/transformer.width is {self.width}; it must be a multiple of twice the heads, which are {self.heads}")
+        return TransformerNet(codec, self.width, self.depth, self.heads, self.dropout)
+
+    def loss(self, net: TransformerNet, rows: Rows, phase: str) -> Tensor:
+        x, y = halves(rows[0], net.texts)
+        back = torch.rand(len(x), device=x.device) < self.backwards
+        tasks = [(torch.zeros_like(x), told(BOS, x), rows[1])]
+        if net.texts > 1:
+            x, y = renamed(x, y, len(net.words.bias), self.renamed * net.training)
+            tasks += [(x, told(SEP, y), rows[1]), (y[back], told(BACK, x[back]), rows[1][back])]
+        source, target, labels = (torch.cat(parts) for parts in zip(*tasks, strict=True))
+        return -net.log_prob(source, target, labels).mean()  # (5)
+
+    def draw(self, net: TransformerNet, labels: Tensor, rng: torch.Generator) -> Tensor:
+        parts = []
+        for some in labels.split(ROWS):
+            x = write(net, some.new_zeros(len(some), 0), some, BOS, self.temperature, self.top_p, rng)
+            y = write(net, x, some, SEP, self.answer_temperature, self.top_p, rng) if net.texts > 1 else None
+            parts.append(joined(x, y, net.longest))
+        return torch.cat(parts)  # (1)
+
+    def answer(
+        self, net: TransformerNet, tokens: Tensor, backwards: bool = False, rng: torch.Generator | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        """The other text of each pair, tokens int64 [n, L], PAD after their end, of texts [n, S]; `backwards` gives x of y.
+
+        The likeliest token each time when `rng` is None.
+        """
+        labels = tokens.new_zeros(len(tokens)) if labels is None else labels
+        start = BACK if backwards else SEP
+        parts = [
+            write(net, text, y, start, self.answer_temperature, self.top_p, rng)
+            for text, y in zip(tokens.split(ROWS), labels.split(ROWS), strict=True)
+        ]
+        return torch.cat([F.pad(part, (0, net.longest - part.shape[1])) for part in parts])
+
+
+def write(
+    net: TransformerNet, source: Tensor, labels: Tensor, start: int, temperature: float, top_p: float, rng: torch.Generator | None
+) -> Tensor:
+    """Texts int64 [n, L], PAD after their end, of sources [n, S]; none is empty."""
+    source = source[:, : min(LONGEST, int((source != PAD).sum(1).max()))] if source.numel() else source
+    writing, tokens, alive = Writing(net, source, labels), torch.full_like(labels, start), torch.arange(len(labels))
+    found = torch.full((len(labels), net.longest), PAD)
+    barred = [PAD, BOS, BACK] if net.texts > 2 and start != SEP else [PAD, BOS, BACK, SEP]
+    for place in range(max(1, net.longest - 2 * net.texts + 1)):  # what is left for the other texts: a token each, and its end
+        p = writing.step(tokens)
+        p[:, barred if place else [*barred, EOS]] = 0
+        tokens = chosen(p, temperature, top_p, rng)
+        going = tokens != EOS
+        found[alive[going], place] = tokens[going]
+        if not going.all():
+            writing.keep(going)
+            tokens, alive = tokens[going], alive[going]
+        if not len(alive):
+            break
+    return found[:, : int((found != PAD).sum(1).max())]
+
+
+def halves(rows: Tensor, texts: int) -> tuple[Tensor, Tensor]:
+    """Rows [n, T] as (x, y), each [n, T] with PAD after its end: y is the last text, x all before it, or the only one."""
+    place = torch.arange(rows.shape[1], device=rows.device)
+    ends = (rows == (SEP if texts > 1 else EOS)) * place
+    cut, end = ends.amax(1, keepdim=True), ((rows == EOS) * place).amax(1, keepdim=True)
+    after = rows.gather(1, (place + cut + 1).clamp(max=rows.shape[1] - 1))
+    return rows.where(place < cut, PAD), after.where(place < end - cut - 1, PAD)
+
+
+def renamed(x: Tensor, y: Tensor, size: int, share: float) -> tuple[Tensor, Tensor]:
+    """Texts [n, T], where in a share of the rows half of the tokens that both texts have are others, the same in both."""
+    names = torch.arange(size, device=x.device).expand(len(x), size)
+    both = torch.zeros_like(names).scatter(1, x, 1) * torch.zeros_like(names).scatter(1, y, 1) > 0
+    chosen = both & (names >= FIRST) & (torch.rand(names.shape, device=x.device) < 0.5) & (torch.rand(len(x), 1, device=x.device) < share)
+    names = torch.randint_like(names, FIRST, size).where(chosen, names)
+    return names.gather(1, x), names.gather(1, y)
+
+
+def told(start: int, text: Tensor) -> Tensor:
+    """[n, S + 2]: a text [n, S] between its start and EOS, then PAD."""
+    found = F.pad(text, (1, 1))
+    found[:, 0] = start
+    return found.scatter(1, (text != PAD).sum(1, keepdim=True) + 1, EOS)
+
+
+def joined(x: Tensor, y: Tensor | None, longest: int) -> Tensor:
+    """Rows [n, T] of the codec from texts x [n, L] and y [n, M]; what does not fit is cut off."""
+    ends = (x != PAD).sum(1, keepdim=True)
+    rows = F.pad(x, (0, longest + 1)).scatter(1, ends, EOS if y is None else SEP)
+    if y is not None:
+        rows = F.pad(rows, (0, y.shape[1] + 2))
+        place = torch.arange(y.shape[1] + 1, device=x.device)
+        rows.scatter_(1, ends + 1 + place, told(SEP, y)[:, 1:])
+    return rows[:, :longest].clone()
+
+
+def alike(source: Tensor, target: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The texts in groups of like length, without the PAD that all of a group have."""
+    size, length = (source != PAD).sum(1), (target != PAD).sum(1)
+    order = (size + length + source.shape[1] * (size > 0)).argsort()
+    for rows in order.split(ALIKE):
+        yield source[rows, : int(size[rows].max())], target[rows, : int(length[rows].max())], labels[rows]

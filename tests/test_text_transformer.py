@@ -1,0 +1,179 @@
+"""The mathematics of text/transformer: its copying head, its cache, and the two halves of a row."""
+
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from data.errors import BadInput
+from data.schema import Dataset, Schema
+from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
+from generators.nets.words import OTHERS, Words, chosen
+from generators.text.transformer import Transformer, TransformerNet, Writing, halves, joined, renamed, told
+from generators.train import Training
+
+NAMES = ["abhg", "hhca", "cafe", "bead", "gaff", "dahh"]
+
+
+@cache
+def pairs() -> Dataset:
+    """Requests and answers that repeat a name of theirs."""
+    rng = np.random.default_rng(0)
+    names = sorted({"".join(rng.choice(list("abcdefgh"), 4)) for _ in range(300)} - set(NAMES))
+    table = pa.table({"ask": [f"open the file {name}" for name in names], "told": [f"cat {name}" for name in names]})
+    return Dataset.of(table, Schema.infer(table, target="told", kinds={"ask": "text", "told": "text"}, task="text-to-code"))
+
+
+@cache
+def net() -> tuple[TextCodec, TransformerNet]:
+    """An untrained net whose dropout is off, with weights in which everything matters."""
+    torch.manual_seed(0)
+    codec = TextCodec.fit(pairs())
+    made = Transformer(width=16, depth=2, heads=2).build(codec).eval()
+    return codec, made
+
+
+def texts(n: int, length: int) -> torch.Tensor:
+    """Tokens [n, length] of texts of several lengths."""
+    rng = torch.Generator().manual_seed(1)
+    tokens = torch.randint(FIRST, FIRST + 250, (n, length), generator=rng)
+    return tokens.where(torch.arange(length) < torch.randint(1, length + 1, (n, 1), generator=rng), PAD)
+
+
+def full(made: TransformerNet, source: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The chances [n, L, V] of every token by its definition, without groups and without a cache."""
+    memory, there = made.read(source, labels)
+    h = made(target[:, :-1], memory, there)
+    pointer, gate = made.pointer(h, made.places(source, memory), there)
+    hot = torch.nn.functional.one_hot(source, len(made.words.bias)).float()
+    return gate.sigmoid()[:, :, None] * made.words.logits(h).softmax(2) + (1 - gate.sigmoid())[:, :, None] * (pointer @ hot)
+
+
+@torch.no_grad()
+def test_chances_add_up_to_one_with_and_without_a_source():
+    _, made = net()
+    source, labels = texts(5, 7), torch.zeros(5, dtype=torch.int64)
+    target = told(SEP, texts(5, 6))
+    assert torch.allclose(full(made, source, target, labels).sum(2), torch.ones(5, 7), atol=1e-5)
+    writing = Writing(made, source[:, :0], labels)
+    assert torch.allclose(writing.step(torch.full((5,), BOS)).sum(1), torch.ones(5), atol=1e-5)
+    assert torch.allclose(writing.step(torch.full((5,), FIRST)).sum(1), torch.ones(5), atol=1e-5)
+
+
+@torch.no_grad()
+def test_copying_reaches_tokens_that_the_vocabulary_does_not():
+    _, made = net()
+    rare, labels = FIRST + 77, torch.zeros(1, dtype=torch.int64)
+    bias = made.words.bias.clone()
+    made.words.bias[rare] = -1e4
+    with_it, without = torch.tensor([[FIRST + 1, rare, FIRST + 2]]), torch.tensor([[FIRST + 1, FIRST + 3, FIRST + 2]])
+    assert Writing(made, with_it, labels).step(torch.tensor([SEP]))[0, rare] > 0.01
+    assert Writing(made, without, labels).step(torch.tensor([SEP]))[0, rare] < 1e-9
+    made.words.bias.copy_(bias)
+
+
+@torch.no_grad()
+def test_steps_with_a_cache_give_what_the_whole_gives():
+    _, made = net()
+    source, labels, target = texts(6, 9), torch.zeros(6, dtype=torch.int64), told(BACK, texts(6, 8))
+    whole = full(made, source, target, labels)
+    writing = Writing(made, source, labels)
+    for place in range(target.shape[1] - 1):
+        if place == 4:  # the rest of the way with some of the rows
+            some = torch.tensor([True, False, True, True, False, True])
+            writing.keep(some)
+            whole, target = whole[some], target[some]
+        assert torch.allclose(writing.step(target[:, place]), whole[:, place], atol=1e-5), place
+
+
+@torch.no_grad()
+def test_the_loss_is_the_log_of_the_chances():
+    _, made = net()
+    source, labels, target = texts(40, 9), torch.zeros(40, dtype=torch.int64), told(SEP, texts(40, 8))
+    source[:15] = PAD
+    p = full(made, source, target, labels).gather(2, target[:, 1:, None])[:, :, 0][target[:, 1:] != PAD]
+    assert torch.allclose(made.log_prob(source, target, labels).sort().values, p.log().sort().values, atol=1e-4)
+
+
+@torch.no_grad()
+def test_nothing_depends_on_what_is_written_later_or_on_padding():
+    _, made = net()
+    source, labels, target = texts(4, 9), torch.zeros(4, dtype=torch.int64), told(SEP, texts(4, 8))
+    whole, changed = full(made, source, target, labels), target.clone()
+    changed[:, 5:] = FIRST + 9
+    assert torch.allclose(full(made, source, changed, labels)[:, :5], whole[:, :5], atol=1e-6)
+    assert not torch.allclose(full(made, source, changed, labels)[:, 5], whole[:, 5], atol=1e-6)
+    wider = torch.nn.functional.pad(source, (0, 5))
+    assert torch.allclose(full(made, wider, target, labels), whole, atol=1e-5)
+
+
+def test_a_row_is_cut_into_halves_and_joined_again():
+    codec, _ = net()
+    rows, _ = codec.encode(pairs(), np.random.default_rng(0))
+    x, y = halves(rows, 2)
+    assert torch.equal(joined(x, y, codec.longest), rows)
+    single = torch.tensor([[7, 8, EOS, PAD], [9, 7, 8, EOS]])
+    assert torch.equal(halves(single, 1)[0], torch.tensor([[7, 8, PAD, PAD], [9, 7, 8, PAD]]))
+    assert torch.equal(joined(halves(single, 1)[0], None, 4), single)
+    three = torch.tensor([[7, SEP, 8, SEP, 9, EOS, PAD]])
+    assert halves(three, 3)[0].tolist() == [[7, SEP, 8, PAD, PAD, PAD, PAD]]
+    assert halves(three, 3)[1].tolist() == [[9, PAD, PAD, PAD, PAD, PAD, PAD]]
+
+
+def test_names_are_replaced_in_both_texts_alike():
+    torch.manual_seed(0)
+    x, y = texts(200, 9), texts(200, 8).roll(1, 0)
+    y[:, 0] = x[:, 0]
+    a, b = renamed(x, y, FIRST + 300, 1.0)
+    assert torch.equal(a[:, 0], b[:, 0])
+    assert 0.3 < (a[:, 0] != x[:, 0]).float().mean() < 0.7
+    own = ~(x[:, :, None] == y[:, None]).any(2)
+    assert torch.equal(a[own], x[own])
+    assert ((a == PAD) == (x == PAD)).all()
+    for same, text in zip(renamed(x, y, FIRST + 300, 0.0), (x, y), strict=True):
+        assert torch.equal(same, text)
+
+
+def test_a_sample_of_the_vocabulary_stands_for_all_of_it():
+    torch.manual_seed(0)
+    words = Words(4 * OTHERS, 8).train()
+    h, tokens = torch.randn(50, 8), torch.randint(0, 40, (50,))
+    with torch.no_grad():
+        drawn = torch.stack([words.log_prob(h, tokens) for _ in range(60)])
+        exact = words.eval().log_prob(h, tokens)
+    assert torch.allclose(exact, words.logits(h).log_softmax(1).gather(1, tokens[:, None])[:, 0], atol=1e-5)
+    assert (drawn.mean(0) - exact).abs().max() < 0.05
+    assert drawn.std(0).max() > 1e-3
+
+
+def test_a_nucleus_is_the_fewest_tokens_of_enough_chance():
+    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).repeat(4000, 1)
+    rng = torch.Generator().manual_seed(0)
+    assert set(chosen(p, 1.0, 0.75, rng).tolist()) == {0, 1}
+    counts = torch.bincount(chosen(p, 1.0, 1.0, rng), minlength=4) / 4000
+    assert torch.allclose(counts, p[0], atol=0.03)
+    cold = torch.bincount(chosen(p, 0.5, 1.0, rng), minlength=4) / 4000
+    assert torch.allclose(cold, p[0].square() / p[0].square().sum(), atol=0.03)
+    assert chosen(p, 1.0, 1.0, None).tolist() == [0] * 4000
+
+
+def test_answers_copy_names_they_were_never_taught_and_go_back():
+    recipe = Transformer(width=32, heads=2, dropout=0.0, training=Training(steps=250, batch=64, lr=4e-3))
+    model = recipe.fit(pairs(), seed=0)
+    pieces = model.codec.pieces([f"open the file {name}" for name in NAMES])
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in pieces], batch_first=True)
+    with torch.inference_mode():
+        found = recipe.answer(model.net, tokens)
+        again = recipe.answer(model.net, found, backwards=True)
+        drawn = recipe.answer(model.net, tokens, rng=torch.Generator().manual_seed(0))
+    assert found.shape == (len(NAMES), model.codec.longest) == drawn.shape
+    read = [model.codec.written(model.codec.parts(line)[:1])[0] for line in found.tolist()]
+    assert sum(text == f"cat {name}" for text, name in zip(read, NAMES, strict=True)) >= len(NAMES) - 1, read
+    assert sum(torch.equal(a[: len(p)], torch.tensor(p)) for a, p in zip(again, pieces, strict=True)) >= len(NAMES) - 1
+
+
+def test_heads_must_fit_the_width():
+    with pytest.raises(BadInput, match="width"):
+        Transformer(width=30, heads=4).fit(pairs())
