@@ -54,6 +54,10 @@ def infer_schema(
     if table.num_rows < MIN_ROWS:
         raise BadInput(f"the table has {table.num_rows} rows; at least {MIN_ROWS} are needed to learn from it and to judge the result")
     columns = tuple(fitting_column(name, table[name], kinds.get(name), name == target, orders.get(name, ())) for name in table.column_names)
+    if {c.kind for c in columns} <= {"text", "category", "boolean"}:  # rows that are texts, not cells of a table with notes in it
+        for column in columns:
+            if column.kind == "text":
+                check_texts(column.name, to_strings(table[column.name]))
     schema = Schema("density", target, columns)
     if target is None:
         if wanted not in (None, "density"):
@@ -157,7 +161,13 @@ def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target
 
 
 def infer_text(column: Column, texts: pa.Array) -> Column:
-    """A column of texts: the language if they are code, and the most characters, rounded up. BadInput names the first that is none."""
+    """A column of texts: the language if they are code, and the most characters, rounded up."""
+    most = round_outwards(np.array([0.0, pc.max(pc.utf8_length(texts)).as_py()]), 1.0)[1]
+    return replace(column, language=language_of(texts.drop_null()), high=most)
+
+
+def check_texts(name: str, texts: pa.Array) -> None:
+    """BadInput names the first row whose text is empty or holds what no text should."""
     wrong = {
         "is empty": pc.equal(pc.utf8_trim_whitespace(texts), ""),
         "holds a control character other than tab and line breaks": pc.match_substring_regex(texts, CONTROL.pattern),
@@ -166,9 +176,7 @@ def infer_text(column: Column, texts: pa.Array) -> Column:
         if (row := pc.index(rows, True).as_py()) >= 0:
             count = pc.sum(rows).as_py() - 1
             more = f", as in {count:,} more" if count else ""
-            raise BadInput(f"column {column.name!r}: the text of row {row + 1:,} {what}{more}: leave such rows out, or the column (--drop)")
-    most = round_outwards(np.array([0.0, pc.max(pc.utf8_length(texts)).as_py()]), 1.0)[1]
-    return replace(column, language=language_of(texts.drop_null()), high=most)
+            raise BadInput(f"column {name!r}: the text of row {row + 1:,} {what}{more}: leave such rows out, or the column (--drop)")
 
 
 def infer_image(name: str, kind: str, values: pa.ChunkedArray) -> Column:

@@ -185,9 +185,8 @@ def thumbnails(data: Dataset) -> Iterator[np.ndarray]:
 
 
 def worded(train: Dataset, datasets: list[Dataset]) -> list[Points]:
-    """Every dataset's texts as `ranks`, with what `points` makes of the columns beside them."""
-    beside = points(train, datasets)
-    return [Points(np.hstack([text, p.ranks]), p.codes) for text, p in zip(placed(train, datasets), beside, strict=True)]
+    """Every dataset's texts as `ranks`: another label makes no other text of a copy."""
+    return [Points(place, np.zeros((len(place), 0), dtype=np.uint8)) for place in placed(train, datasets)]
 
 
 PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {"tabular": points, "text": worded, "image": shrunk}

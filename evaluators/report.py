@@ -108,9 +108,7 @@ def environment() -> Environment:
             for f in (dots, panels, columns, pairs, spaces, classes, answers, runs, bars, histogram, heat, curve, counted, growth)
         }
     )
-    environment.globals.update(
-        LOWER_IS_BETTER=LOWER_IS_BETTER, CONFUSED=CONFUSED, PLOTTED_COLUMNS=PLOTTED_COLUMNS, PLOTTED_PAIRS=PLOTTED_PAIRS
-    )
+    environment.globals.update(LOWER_IS_BETTER=LOWER_IS_BETTER, PLOTTED_COLUMNS=PLOTTED_COLUMNS, PLOTTED_PAIRS=PLOTTED_PAIRS)
     return environment
 
 
@@ -337,15 +335,16 @@ def classes(fidelity: Mapping[str, Any]) -> list[dict[str, Any]]:
     return bars({"labels": found.get("values", []), **{side: found.get(side, []) for side in ("real", "synthetic")}})
 
 
-def answers(fidelity: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The labels whose texts are named rightly least and most often after learning on synthetic texts, as bars."""
+def answers(fidelity: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The labels whose texts are named rightly least and most often after learning on synthetic texts, as bars; what is confused most."""
     found = fidelity.get("answers", {})
     sides = (found.get(key, []) for key in ("values", "real", "synthetic"))
     rows = [(str(t), number(r) or 0.0, number(s) or 0.0) for t, r, s in zip(*sides, strict=False)]
     rows = sorted(rows, key=lambda row: (row[2], row[2] - row[1]))
     lines = [{"label": t, "real": r, "synthetic": s, "wide": [round(92 * r, 2), round(92 * s, 2)]} for t, r, s in rows]
     worst = lines[:LABELS]
-    return {"worst": worst, "best": lines[len(worst) :][-LABELS:][::-1]}
+    confused = sorted(found.get("confused", []), key=lambda pair: -(number(pair.get("synthetic")) or 0.0))
+    return {"worst": worst, "best": lines[len(worst) :][-LABELS:][::-1], "confused": confused[:CONFUSED]}
 
 
 def runs(spans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

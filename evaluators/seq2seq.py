@@ -29,19 +29,21 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from evaluators.tabular import one_thread
 
 PIECES = 3_000  # of the vocabulary, at most
+LETTERS = 400  # of the texts that are known, the most frequent ones
 LONGEST = (160, 100)  # pieces of a source and of an answer that are seen
-STEPS = 800
-BATCH = 32  # pairs of a step
+STEPS = 1_000
+BATCH = 32  # pairs of a step, fewer where they are long:
+SEEN = 1_200  # pieces of a step, about
 POOL = 16  # batches that are made together, so that those of one have about one length
 RATE = 4e-3  # the highest learning rate of the one cycle
 WIDTH = 128
-DROPOUT = 0.3
+DROPOUT = ((0, 30), (0.1, 0.4))  # the more often each pair is seen, the more is dropped
 HIDDEN = 0.5  # of the words that an answer may take from its source, or that are rare
 AT_ONCE = 250  # answers written at a time
 
 PAD, BEGIN, END, ODD = range(4)
 SLOTS = 16  # units of a source that may be hidden
-GLUE, MORE, APART = "\ue000\ue001\ue002"  # private characters, which no text may bring along
+GLUE, BEGINS, APART = "\ue000\ue001\ue002"  # private characters, which no text may bring along
 NAMES = [chr(0xE010 + i) for i in range(ODD + 1 + SLOTS)]
 PRIVATE = re.compile("[\ue000-\ue0ff]")
 UNIT = re.compile(r"\w+|([^\w\s])\1*|\s+")
@@ -78,17 +80,21 @@ class Pieces:
     """A vocabulary of frequent units and parts of units, learnt from texts."""
 
     def __init__(self, texts: Sequence[list[str]]) -> None:
-        self.tokenizer = Tokenizer(models.BPE(unk_token=NAMES[ODD], continuing_subword_prefix=MORE))
+        letters = sorted(
+            Counter(letter for found in texts for unit in found for letter in unit).items(), key=lambda item: (-item[1], item[0])
+        )
+        known = [BEGINS, *(letter for letter, _ in letters[:LETTERS])]
+        self.tokenizer = Tokenizer(models.BPE(unk_token=NAMES[ODD]))
         self.tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(APART)  # type: ignore[assignment]
         trainer = trainers.BpeTrainer(
             vocab_size=PIECES,
             min_frequency=2,
             special_tokens=NAMES,
-            limit_alphabet=400,
-            continuing_subword_prefix=MORE,
+            initial_alphabet=known,
+            limit_alphabet=len(known),
             show_progress=False,
         )
-        self.tokenizer.train_from_iterator(map(APART.join, texts), trainer)
+        self.tokenizer.train_from_iterator((APART.join(BEGINS + unit for unit in found) for found in texts), trainer)
         self.parts: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
@@ -99,19 +105,15 @@ class Pieces:
         ids: list[int] = []
         for unit in found:
             if unit not in self.parts:
-                self.parts[unit] = self.tokenizer.encode([unit], is_pretokenized=True).ids
+                self.parts[unit] = self.tokenizer.encode([BEGINS + unit], is_pretokenized=True).ids
             ids += [hidden[unit]] if unit in hidden else self.parts[unit]
         return ids[:longest] or [ODD]
 
     def decode(self, ids: Sequence[int], hidden: Mapping[str, int]) -> str:
         """The text of pieces."""
         shown = {i: unit for unit, i in hidden.items()}
-        found: list[str] = []
-        for piece in (shown.get(i) or str(self.tokenizer.id_to_token(i)) for i in ids):
-            if piece.startswith(MORE) and found:
-                found[-1] += piece[1:]
-            else:
-                found.append(piece.removeprefix(MORE))
+        spelled = "".join(BEGINS + shown[i] if i in shown else str(self.tokenizer.id_to_token(i)) for i in ids)
+        found = [unit for unit in spelled.split(BEGINS) if unit.strip(GLUE)]
         return joined(found)
 
 
@@ -127,8 +129,9 @@ def hiding(found: list[str], chosen: Container[str]) -> dict[str, int]:
 class Answerer(nn.Module):
     """One GRU each way over the source, two over the answer; the second sees what the first attends to."""
 
-    def __init__(self, size: int, width: int = WIDTH) -> None:
+    def __init__(self, size: int, width: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.embed = nn.Embedding(size, width)
         self.read = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
         self.begin = nn.Linear(width, 2 * width)
@@ -148,26 +151,30 @@ class Answerer(nn.Module):
         seen = (copied * (source[:, None, :] == after[:, :, None])).sum(2)
         return torch.log((1 - gate) * spelled.exp() + gate * seen + 1e-9)  # (1)
 
+    def dropped(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
+        """x with some values at 0 and the others larger; x itself without a generator."""
+        return x if rng is None else x * (torch.rand(x.shape, generator=rng) >= self.dropout) / (1 - self.dropout)
+
     def sources(self, source: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """States of the source [b, S, d], bool [b, 1, S] where it has ended, and how to begin, [2, b, d]."""
         length = (source != PAD).sum(1)
-        packed = pack_padded_sequence(dropped(self.embed(source), rng), length, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(self.dropped(self.embed(source), rng), length, batch_first=True, enforce_sorted=False)
         states, last = self.read(packed)
         memory = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])[0]
         begin = torch.tanh(self.begin(torch.cat([last[0], last[1]], dim=1)))
-        return dropped(memory, rng), (source == PAD)[:, None, :], torch.stack(begin.chunk(2, dim=1))
+        return self.dropped(memory, rng), (source == PAD)[:, None, :], torch.stack(begin.chunk(2, dim=1))
 
     def steps(
         self, answer: Tensor, memory: Tensor, blind: Tensor, state: Tensor, rng: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits of the vocabulary [b, T, V], shares of the source [b, T, S], the gate [b, T] and the state after answer [b, T]."""
-        low, first = self.first(dropped(self.embed(answer), rng), state[:1].contiguous())
+        low, first = self.first(self.dropped(self.embed(answer), rng), state[:1].contiguous())
         met = weigh(self.attend(low), memory, blind) @ memory
-        high, second = self.second(dropped(torch.cat([low, met], dim=2), rng), state[1:].contiguous())
+        high, second = self.second(self.dropped(torch.cat([low, met], dim=2), rng), state[1:].contiguous())
         copied = weigh(self.point(high), memory, blind)
         both = torch.cat([high, met], dim=2)
-        logits = F.linear(dropped(torch.tanh(self.state(both)), rng), self.embed.weight, self.bias)
-        logits = logits.index_fill(2, torch.arange(ODD + 1, ODD + 1 + SLOTS), -1e9)  # what is hidden can only be copied
+        bias = self.bias.index_fill(0, torch.arange(ODD + 1, ODD + 1 + SLOTS), -1e9)  # what is hidden can only be copied
+        logits = F.linear(self.dropped(torch.tanh(self.state(both)), rng), self.embed.weight, bias)
         return logits, copied, torch.sigmoid(self.gate(both))[:, :, 0], torch.cat([first, second])
 
 
@@ -176,15 +183,10 @@ def weigh(asked: Tensor, memory: Tensor, blind: Tensor) -> Tensor:
     return (asked @ memory.transpose(1, 2)).masked_fill(blind, -1e9).softmax(2)
 
 
-def dropped(x: Tensor, rng: torch.Generator | None) -> Tensor:
-    """x with some values at 0 and the others larger; x itself without a generator."""
-    return x if rng is None else x * (torch.rand(x.shape, generator=rng) >= DROPOUT) / (1 - DROPOUT)
-
-
-def begun(size: int, rng: torch.Generator) -> Answerer:
+def begun(size: int, dropout: float, rng: torch.Generator) -> Answerer:
     """The net with its first weights."""
     with torch.device("meta"):
-        net = Answerer(size)
+        net = Answerer(size, WIDTH, dropout)
     net = net.to_empty(device="cpu")
     for weight in net.parameters():
         if weight.ndim == 1:
@@ -202,21 +204,26 @@ def begun(size: int, rng: torch.Generator) -> Answerer:
 class Learnt:
     """What was learnt from pairs of texts: a function from texts to texts."""
 
-    def __init__(self, sources: Sequence[str], answers: Sequence[str], seed: int, steps: int = STEPS) -> None:
+    def __init__(self, sources: Sequence[str], answers: Sequence[str], seed: int) -> None:
         rng = torch.Generator().manual_seed(seed)
         asked, told = ([units(text) for text in texts] for texts in (sources, answers))
         counts = Counter(unit for found in asked for unit in set(found))
         self.known = frozenset(counts)
         self.pieces = Pieces([*asked, *told])
-        self.net = begun(len(self.pieces), rng)
+        lengths = [
+            len(self.pieces.encode(a, {}, LONGEST[0])) + len(self.pieces.encode(b, {}, LONGEST[1]))
+            for a, b in zip(asked, told, strict=True)
+        ]
+        batch = int(np.clip(SEEN / np.mean(lengths), 4, BATCH))
+        self.net = begun(len(self.pieces), float(np.interp(STEPS * batch / len(asked), *DROPOUT)), rng)
         rare = {unit for unit, count in counts.items() if count == 1}
         doubtful = [
             sorted(unit for unit in set(a) if is_word(unit) and (unit in rare or unit in set(b))) for a, b in zip(asked, told, strict=True)
         ]
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=RATE, weight_decay=1e-2, betas=(0.9, 0.98))
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.2)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.2)
         with one_thread(), torch.enable_grad():
-            for rows in batches([len(a) + len(b) for a, b in zip(asked, told, strict=True)], steps, rng):
+            for rows in batches(lengths, batch, rng):
                 hidden = [hiding(asked[i], some(doubtful[i], rng)) for i in rows]
                 before = [self.pieces.encode(asked[i], h, LONGEST[0]) for i, h in zip(rows, hidden, strict=True)]
                 after = padded([[BEGIN, *self.pieces.encode(told[i], h, LONGEST[1]), END] for i, h in zip(rows, hidden, strict=True)])
@@ -274,13 +281,13 @@ def padded(rows: Sequence[list[int]]) -> Tensor:
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD)
 
 
-def batches(lengths: Sequence[int], steps: int, rng: torch.Generator) -> list[np.ndarray]:
-    """So many batches of row numbers; the pairs of one batch have about one length."""
+def batches(lengths: Sequence[int], batch: int, rng: torch.Generator) -> list[np.ndarray]:
+    """`STEPS` batches of row numbers; the pairs of one batch have about one length."""
     found: list[np.ndarray] = []
     n, length = len(lengths), np.array(lengths)
-    while len(found) < steps:
-        rows = torch.randperm(n, generator=rng).repeat(-(-BATCH // n))[: BATCH * POOL].numpy()
+    while len(found) < STEPS:
+        rows = torch.randperm(n, generator=rng).repeat(-(-batch // n))[: batch * POOL].numpy()
         rows = rows[np.argsort(length[rows], kind="stable")]
-        cut = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+        cut = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         found += [cut[i] for i in torch.randperm(len(cut), generator=rng).tolist()]
-    return found[:steps]
+    return found[:STEPS]

@@ -104,23 +104,25 @@ def plan(job: Job) -> Plan:
             raise BadInput(f"the held-out file {job.test} has {held.num_rows} rows; at least {LEAST_TEST_ROWS} are needed to judge")
         known["test_fingerprint"] = fingerprint(held)
         real = Split(whole, Dataset.of(images.alike(held, whole.schema, job.test or source.name), whole.schema))
+    if job.database is not None:
+        has_queries(whole.schema, job.database)
     if not auto.wanted(job):
         generator_of(job, whole.schema)
     elif whole.schema.modality != "tabular":
         able = ", ".join(registry.names(whole.schema.modality)) or "none"
         raise BadInput(f"auto chooses among generators of tables: name one that learns data of kind {whole.schema.modality} ({able})")
-    if job.database is not None:
-        from evaluators.executing import checked
-
-        language = whole.schema[whole.schema.target].language if whole.schema.target is not None else ""
-        if language != "sql":
-            raise BadInput(
-                f"a database is for a target that is SQL, and {target or 'there is no target, which'} is not: leave --database out"
-            )
-        checked(job.database)
     dataset = job.name or source.name
     releases.check_name(dataset)
     return Plan(job, dataset, known, real)
+
+
+def has_queries(schema: Schema, database: str) -> None:
+    """BadInput unless the target is SQL and there is such a database."""
+    from evaluators.executing import checked
+
+    if schema.target is None or schema[schema.target].language != "sql":
+        raise BadInput(f"a database is for a target that is SQL; {schema.target or 'no column'!r} is none: leave --database out")
+    checked(database)
 
 
 def read(spec: str, job: Job, query: str | None = None) -> sources.Source:

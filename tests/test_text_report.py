@@ -216,7 +216,9 @@ def test_labels_are_sorted_from_the_worst_and_from_the_best() -> None:
     assert [line["label"] for line in found["best"]] == list("tsrqponm")
     few = answers({"answers": {"values": ["a", "b"], "real": [1, 1], "synthetic": [0.5, 0.2]}})
     assert ([line["label"] for line in few["worst"]], few["best"]) == (["b", "a"], [])
-    assert answers({}) == {"worst": [], "best": []}
+    pairs = [{"true": "a", "said": said, "synthetic": share} for said, share in (("b", 0.1), ("c", 0.4), ("d", None))]
+    assert [pair["said"] for pair in answers({"answers": {"confused": pairs}})["confused"]] == list("cbd")
+    assert answers({}) == {"worst": [], "best": [], "confused": []}
 
 
 @pytest.mark.parametrize("labels", [SAFE, [f"label {i}" for i in range(150)]])

@@ -291,6 +291,22 @@ def test_what_is_no_text_is_refused_by_its_row(text, said):
     assert text.strip() not in str(error.value) or not text.strip()
 
 
+def test_a_table_may_have_notes_that_are_empty():
+    table = pa.table({"note": ["", *(f"plain words of row {i}" for i in range(79))], "size": [float(i) for i in range(80)]})
+    assert Schema.infer(table, kinds={"note": "text"})["note"].kind == "text"
+
+
+def test_texts_in_a_csv_are_kept(tmp_path):
+    odd = ["שלום לכולם", "😀🏽 hello", "two\nlines, and a comma", 'a "quote" <|sep|>', "a" * 50_000 + " " + "b" * 50_000]
+    rows = [*odd, *(f"plain words of row {i}" for i in range(60))]
+    quoted = ['"' + text.replace('"', '""') + '"' for text in rows]
+    path = written(tmp_path, "said,kind\n" + "".join(f"{text},{'xy'[i % 2]}\n" for i, text in enumerate(quoted)), "a.csv")
+    assert read(path).table["said"].to_pylist() == rows
+    for odd_one, said in (("a\0b", "NUL bytes"), ("\x01\x02" * 200, "control characters")):
+        with pytest.raises(BadInput, match=said):
+            read(written(tmp_path, f"said,kind\n{odd_one},x\nwords and more,y\n", "b.csv"))
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     broken = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"\xed\xa0\x80"))  # a surrogate
     pq.write_table(pa.table({"said": pa.concat_arrays([broken] * 60)}), tmp_path / "a.parquet")

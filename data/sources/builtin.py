@@ -73,18 +73,22 @@ CATALOGUE: dict[str, Builtin] = {
         "digits on photographs, 32×32 colour, and masks of the digits", 1203, "mask", "pictures:digits_on_photos", modality="image"
     ),
     "home_intents": words(
-        "what people say to their homes, and what they want, from templates", 4300, "text", "intent", "home_intents", "classification"
+        "what people say to their homes, from templates, and what they want", 4300, "text", "intent", "home_intents", "classification"
     ),
-    "home_intents_es": words("the same in Spanish", 4400, "text", "intent", "home_intents_es", "classification"),
-    "home_intents_de": words("the same in German", 4800, "text", "intent", "home_intents_de", "classification"),
+    "home_intents_es": words(
+        "what people say to their homes in Spanish, from templates", 4400, "text", "intent", "home_intents_es", "classification"
+    ),
+    "home_intents_de": words(
+        "what people say to their homes in German, from templates", 4800, "text", "intent", "home_intents_de", "classification"
+    ),
     "messages_es": words(
         "messages of Django, Sphinx and JupyterLab, English to Spanish", 2400, "source", "target", "messages_es", "translation"
     ),
     "docstrings_code": words(
-        "functions of Python's standard library: what they do, and their code", 4300, "text", "code", "docstrings_code", "text-to-code"
+        "functions of this Python's standard library, and what they do", 4200, "text", "code", "docstrings_code", "text-to-code"
     ),
     "docstrings_summary": words(
-        "docstrings of Python's standard library, and their first lines", 1900, "text", "summary", "docstrings_summary", "summarisation"
+        "docstrings of this Python's standard library, summed up", 1900, "text", "summary", "docstrings_summary", "summarisation"
     ),
 }
 
