@@ -106,12 +106,13 @@ def test_probabilities_of_all_rows_sum_to_one():
     assert mass + alive.item() == pytest.approx(1, abs=1e-4)
 
 
-def test_no_place_hears_of_those_after_it():
+@pytest.mark.parametrize("back", [False, True])
+def test_no_place_hears_of_those_after_it(back):
     made = net()
-    sequence = made.sequences(ROWS, Y, False)
+    sequence = made.sequences(ROWS, Y, back)
     for place in range(1, 6):
         changed = sequence.clone()
-        changed[:, place] = FIRST + (changed[:, place] + 1) % 5
+        changed[:, place] = 12 + (changed[:, place] + 1) % 3
         same = torch.isclose(made(changed), made(sequence), atol=1e-6).all(2)
         assert same[:, :place].all()
         assert not same[:, place:].any(1).all()
@@ -120,12 +121,13 @@ def test_no_place_hears_of_those_after_it():
 def test_the_cache_gives_what_a_whole_forward_gives():
     made = net(longest=30)
     sequence = torch.randint(FIRST, 12, (7, 30))
-    memories, parts, keep = [block.memory(7, 30) for block in made.blocks], [made(sequence)[:, :0]], torch.tensor([5, 1, 2])
+    sequence[:, 0], sequence[:, 1] = BACK, 12 + torch.arange(7) % 3
+    memories, keep = [block.memory(7, 30) for block in made.blocks], torch.tensor([5, 1, 2])
     parts = [made(sequence[:, :4], memories)]
-    parts += [made(sequence[:, i : i + 1], memories) for i in range(4, 20)]
+    parts += [made(sequence[:, : i + 1], memories) for i in range(4, 20)]
     assert torch.allclose(torch.cat(parts, dim=1), made(sequence)[:, :20], atol=1e-5)
     memories = [memory.take(keep) for memory in memories]
-    assert torch.allclose(made(sequence[keep, 20:21], memories)[:, 0], made(sequence)[keep, 20], atol=1e-5)
+    assert torch.allclose(made(sequence[keep, :21], memories)[:, 0], made(sequence)[keep, 20], atol=1e-5)
 
 
 @pytest.mark.parametrize("labels", [0, 3])

@@ -38,11 +38,13 @@ class SequenceNet(nn.Module):
         self.register_buffer("barred", grammar(size, self.labels), persistent=False)
         self.embed = nn.Embedding(size + self.labels, width)
         self.place = nn.Embedding(self.places, width)
+        self.label = nn.Embedding(max(1, self.labels), width)
+        self.before = nn.Linear(width, width, bias=False)  # of the token before
         self.bias = nn.Parameter(torch.zeros(size + self.labels))
         self.drop = nn.Dropout(dropout)
         self.blocks: Any = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        for table in (self.embed, self.place):
+        for table in (self.embed, self.place, self.label):
             nn.init.normal_(table.weight, std=0.02)
 
     # ---- rows and sequences
@@ -76,9 +78,16 @@ class SequenceNet(nn.Module):
     # ---- the net
 
     def forward(self, sequences: Tensor, memories: Any = None) -> Tensor:
-        """h float [n, L, width] of the next L places, int64 [n, L]."""
-        begin = memories[0].read if memories else 0
-        x = self.drop(self.embed(sequences) + self.place.weight[begin : begin + sequences.shape[1]])
+        """h float [n, L, width] of the last L places of sequences int64 [n, S]: those that the memories do not hold yet."""
+        begin, end = memories[0].read if memories else 0, sequences.shape[1]
+        e = self.embed(sequences[:, max(0, begin - 1) :])
+        before = e[:, :-1] if begin else F.pad(e, (0, 0, 1, -1))
+        x = e[:, -(end - begin) :] + self.before(before) + self.place.weight[begin:end]
+        if self.labels:  # a label that stands first is heard everywhere after it
+            label = (F.pad(sequences, (0, 1))[:, 1:2] - self.size).clamp(min=0)
+            heard = (sequences[:, :1] == BACK) & (torch.arange(begin, end, device=x.device) > 0)
+            x = x + self.label(label) * heard[:, :, None]
+        x = self.drop(x)
         for block, memory in zip(self.blocks, memories or [None] * len(self.blocks), strict=True):
             x = block(x, memory)
         return self.norm(x)
@@ -115,9 +124,9 @@ class SequenceNet(nn.Module):
                 break
             if 4 * int(going.sum()) <= 3 * len(rows):
                 left = going.nonzero()[:, 0]
-                rows, tokens, going, memories = rows[left], tokens[left], going[left], [memory.take(left) for memory in memories]
+                rows, going, memories = rows[left], going[left], [memory.take(left) for memory in memories]
             if place + 1 < self.places:
-                h = self(tokens[:, None], memories)[:, 0]
+                h = self(sequences[rows, : place + 1], memories)[:, 0]
         return sequences
 
 
