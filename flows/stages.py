@@ -28,7 +28,7 @@ from data import releases, sources
 from data.arrow import fingerprint
 from data.constraints import constrain
 from data.errors import BadInput, suggest
-from data.schema import Dataset, Schema, Split
+from data.schema import WORDING, Dataset, Schema, Split
 from data.sources import images
 from data.split import split
 from flows import auto
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
 LEAST_TEST_ROWS = 10
 STEP_SECONDS = 0.0012  # of training, a column
-JUDGE_SECONDS = {"tabular": 0.00015, "text": 0.00015, "image": 0.0075}  # a row and column
+JUDGE_SECONDS = {"tabular": 0.00015, "text": 0.002, "image": 0.0075}  # a row and column
+ANSWER_SECONDS = 240.0  # of judges that learn to answer texts with texts, however many
 START_MINUTES = 0.6
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 
@@ -163,6 +164,7 @@ def estimate(plan: Plan) -> float:
     columns = len(schema.columns)
     effort = EFFORT[judged_as(schema)]
     judged = min(rows, effort.rows) * columns * JUDGE_SECONDS[judged_as(schema)] / 60 + START_MINUTES
+    judged += ANSWER_SECONDS / 60 if judged_as(schema) == "text" and schema.task in WORDING else 0
     if auto.wanted(plan.job):
         return (plan.job.minutes or auto.MINUTES) + judged
     generator, seconds = generator_of(plan.job, schema), 5e-6 * rows * columns
