@@ -6,10 +6,10 @@
                                                                              from them; back-translation; drawing with and without a cache
     python -m benchmarks.text --tables                                       only write the tables again
 
-A line of results/text.jsonl is one fit with its defaults and as many rows as it learnt from, of which those with the words of a training
-row are drawn again. Seconds are CPU seconds of this process. Scores are those of the project's judges (docs/evaluation.md) with their 95 %
-interval over redraws of the real rows that nobody learnt from; `copies` are the rows whose words are those of a training row before they are
-drawn again.
+A line of results/text.jsonl is one fit with its defaults and as many rows as it learnt from, of which those with the words of a
+training row are drawn again. Seconds are CPU seconds of this process. Scores are those of the project's judges
+(docs/evaluation.md) with their 95 % interval over redraws of the real rows that nobody learnt from; `copies` are the rows whose
+words are those of a training row before they are drawn again.
 The corpora lie in $ALFAR_BENCH_DATA/text; `messages_es` is built in.
 """
 
@@ -303,12 +303,10 @@ def write() -> None:
     (RESULTS.parent / "text.md").write_text("# Texts: generators side by side\n\n" + CAPTION + "\n\n" + "\n".join([*parts, more]))
 
 
-CAPTION = (
-    "Measured by `python -m benchmarks.text`: defaults, one thread, in brackets the 95 % interval over redraws of the test rows, in bold the "
-    "share of what the judge scores after real rows. `copies`: rows with the words of a training row before they are drawn again; of real "
-    "rows: test rows. `runs`: synthetic queries that run on the database. `faithful`: names and numbers of synthetic summaries that stand in "
-    "their documents."
-)
+CAPTION = """Measured by `python -m benchmarks.text`: defaults, one thread; in brackets the 95 % interval over redraws of the test
+rows, in bold the share of what the judge scores after real rows. `copies`: rows with the words of a training row before they are
+drawn again; of real rows: test rows. `runs`: synthetic queries that run on the database. `faithful`: names and numbers of
+synthetic summaries that stand in their documents."""
 
 
 def main() -> None:
