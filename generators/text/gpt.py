@@ -45,7 +45,7 @@ class GPT(Neural, Labelled):
     temperature: float = 1.0
     nucleus: float = 0.95
     tries: int = 4
-    training: Training = Training(epochs=12, least_steps=600, batch=128, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05, patience=3)
+    training: Training = Training(epochs=20, least_steps=1500, batch=64, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, patience=3)
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> SequenceNet:
