@@ -211,11 +211,11 @@ class Completing(Conditional):
 
 @dataclass(frozen=True)
 class Labelled(Conditional):
-    """A generator of p(y) p(x|y): rows are (x uint8 [n, ...], y int64 [n]). Its net has a buffer `shares`, float [L]: p(y)."""
+    """A generator of p(y) p(x|y): rows are (x [n, ...], y int64 [n]). Its net has a buffer `shares`, float [L]: p(y)."""
 
     @abstractmethod
     def draw(self, net: Any, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """x, uint8 [n, ...], one for each label int64 [n]."""
+        """x [n, ...] as the codec has it, one for each label int64 [n]."""
 
     @final
     def sample(self, net: Any, n: int, rng: torch.Generator) -> Rows:

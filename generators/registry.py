@@ -34,13 +34,19 @@ GENERATORS = {
     "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
     "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
     "image/diffusion": "generators.image.diffusion:Diffusion",
+    "text/ngram": "generators.text.ngram:Ngram",
+    "text/gpt": "generators.text.gpt:GPT",
     "text/transformer": "generators.text.transformer:Transformer",
     "text/vae": "generators.text.vae:VAE",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
 }
-DEFAULT: dict[Modality, str] = {"tabular": "tabular/made", "image": "image/dcgan"}  # the best one measured for each kind of data
+DEFAULT: dict[Modality, str] = {
+    "tabular": "tabular/made",
+    "image": "image/dcgan",
+    "text": "text/gpt",
+}  # the best one measured for each kind of data
 READS: dict[str, Modality] = {"sdv": "tabular"}  # what a family of names reads, where that is not its own name
 
 

@@ -10,25 +10,47 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Memory:
+    """Keys and values float [n, heads, places, size] of what a block has read of n rows; the first `read` places are filled."""
+
+    def __init__(self, n: int, heads: int, places: int, size: int):
+        self.keys, self.values, self.read = torch.empty(n, heads, places, size), torch.empty(n, heads, places, size), 0
+
+    def add(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the next L places, [n, heads, L, size] -> those of all places so far."""
+        begin, self.read = self.read, self.read + key.shape[2]
+        self.keys[:, :, begin : self.read], self.values[:, :, begin : self.read] = key, value
+        return self.keys[:, :, : self.read], self.values[:, :, : self.read]
+
+    def take(self, rows: Tensor) -> Memory:
+        """The memory of chosen rows, int64 [m]."""
+        n, (_, heads, places, size) = len(rows), self.keys.shape
+        taken = Memory(n, heads, places, size)
+        taken.add(self.keys[rows, :, : self.read], self.values[rows, :, : self.read])
+        return taken
+
+
 class Block(nn.Module):
     """Causal attention, then an MLP, each added to what it reads."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
         self.heads = heads
         self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
         self.three = nn.Linear(width, 3 * width)  # query, key and value
         self.join = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x [n, L, width], and the keys and values [n, heads, P, width / heads] of the places before, if any, when L is 1.
+    def memory(self, n: int, places: int) -> Memory:
+        """An empty memory of n rows."""
+        return Memory(n, self.heads, places, self.join.in_features // self.heads)
 
-        Both come back, the keys and values with those of x.
-        """
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """x [n, L, width] of the next L places -> the same; L is 1 when the memory holds places already."""
         query, key, value = self.three(self.before(x)).view(*x.shape[:2], 3, self.heads, x.shape[2] // self.heads).permute(2, 0, 3, 1, 4)
-        if past is not None:
-            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=past is None)
-        x = x + self.join(attended.transpose(1, 2).reshape(x.shape))
-        return x + self.mlp(self.between(x)), (key, value)
+        if memory is not None:
+            key, value = memory.add(key, value)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=x.shape[1] > 1)
+        x = x + self.drop(self.join(attended.transpose(1, 2).reshape(x.shape)))
+        return x + self.drop(self.mlp(self.between(x)))

@@ -58,7 +58,7 @@ class RowNet(nn.Module):
         self.read = nn.Embedding(count + 1, width)  # the last: nothing was read yet
         self.next = nn.Embedding(count, width)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks: Any = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.leave = nn.ModuleList(nn.Linear(width, size, bias=False) for size in sizes)
         self.log_shares = nn.ParameterList(
@@ -87,7 +87,7 @@ class RowNet(nn.Module):
         read = self.drop(self.embed((tokens + self.starts).gather(1, orders[:, :-1])))
         x = self.enter(F.pad(read, (0, 0, 1, 0)), last, orders)
         for block in self.blocks:
-            x, _ = block(x)  # (3)
+            x = block(x)  # (3)
         x, places, rows = self.norm(x), orders.argsort(dim=1), torch.arange(len(x), device=x.device)
         return [self.logits(x[rows, places[:, k]], k, tokens) for k in range(len(self.order))]
 
@@ -102,7 +102,7 @@ class Walk:
 
     def __init__(self, net: RowNet, tokens: Tensor, orders: Tensor):
         self.net, self.tokens, self.orders, self.place = net, tokens, orders, 0
-        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(net.blocks)
+        self.memories = [block.memory(len(tokens), len(net.order)) for block in net.blocks]
 
     def step(self, known: Tensor | None, weights: Mapping[int, Tensor], rng: torch.Generator) -> Tensor:
         """Draw the next token of every row, unless it is `known`, bool [n, K]; the share [n] of its chances that `weights` let through."""
@@ -113,8 +113,8 @@ class Walk:
             x = net.enter(read, last[:, None], now[:, None])
         else:
             x = net.enter(None, torch.full_like(now, len(net.order))[:, None], now[:, None])
-        for number, block in enumerate(net.blocks):
-            x, self.past[number] = block(x, self.past[number])
+        for block, memory in zip(net.blocks, self.memories, strict=True):
+            x = block(x, memory)
         x, mass = net.norm(x[:, 0]), torch.ones(len(now))
         free = torch.ones_like(now, dtype=torch.bool) if known is None else ~known.gather(1, now[:, None])[:, 0]
         for k in now[free].unique().tolist():
@@ -130,7 +130,7 @@ class Walk:
     def take(self, rows: Tensor) -> Walk:
         """The walk of chosen rows."""
         walk = Walk(self.net, self.tokens[rows], self.orders[rows])
-        walk.place, walk.past = self.place, [past and (past[0][rows], past[1][rows]) for past in self.past]
+        walk.place, walk.memories = self.place, [memory.take(rows) for memory in self.memories]
         return walk
 
 

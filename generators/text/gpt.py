@@ -1,0 +1,130 @@
+"""GPT: a decoder that learns every row in both directions, so that one net draws rows, names labels and answers texts with texts.
+
+Radford et al.: Improving Language Understanding by Generative Pre-Training, 2018, and Language Models are Unsupervised Multitask
+Learners, 2019; the nucleus is Holtzman et al.: The Curious Case of Neural Text Degeneration, 2020, arXiv:1904.09751; rows are kept where
+the net agrees as in Anaby-Tavor et al.: Do Not Have Enough Data? Deep Learning to the Rescue!, 2020, arXiv:1911.03118.
+
+    (1)  log p(x, y) = sum_i log p(s_i | s_0 … s_i-1)        s = BOS x SEP y EOS, or BOS x y EOS when y is a label
+    (2)  log p(y) p(x | y) likewise                          s = BACK y SEP x EOS, or BACK y x EOS
+    (3)  loss = - log p, a token; one half of each batch by (1), the other by (2)
+    (4)  p(y | x) = p(label y after BOS x) / sum_y' p(label y' after BOS x)
+    (5)  a token is drawn from p^(1/temperature), again while the tokens that are likelier hold `nucleus` of the mass
+    (6)  x ~ p(x | y), again while p(y | x) is not the largest of all labels', at most `tries` times
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from data.errors import BadInput
+from generators.base import Labelled, Neural, Rows
+from generators.codecs.text import BACK, BOS, EOS, PAD, SEP, TextCodec
+from generators.nets.mlp import drawn
+from generators.text.sequences import SequenceNet
+from generators.train import Training
+
+GROUP = 32  # rows of like length that are read side by side in training
+AT_WORK = 65_536  # places of rows that are drawn side by side
+
+
+@dataclass(frozen=True)
+class GPT(Neural, Labelled):
+    """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `nucleus`; how often a row whose label the
+    net would not name is drawn again: `tries`.
+    """
+
+    width: int = 128
+    depth: int = 3
+    heads: int = 4
+    dropout: float = 0.2
+    temperature: float = 1.0
+    nucleus: float = 0.95
+    tries: int = 4
+    training: Training = Training(epochs=12, least_steps=600, batch=128, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05, patience=3)
+    codec: ClassVar[type[TextCodec]] = TextCodec
+
+    def build(self, codec: TextCodec) -> SequenceNet:
+        if self.width % self.heads:
+            raise BadInput(f"text/gpt.width is {self.width}; it must be a multiple of heads, which is {self.heads}")
+        if not 0 < self.nucleus <= 1 or self.temperature <= 0:
+            raise BadInput("text/gpt.nucleus lies above 0 and not above 1, text/gpt.temperature above 0")
+        shares = torch.tensor(codec.shares)
+        labelled = codec.label is not None
+        return SequenceNet(codec.size, shares, labelled, len(codec.texts), codec.longest, self.width, self.depth, self.heads, self.dropout)
+
+    def loss(self, net: SequenceNet, rows: Rows, phase: str) -> Tensor:
+        tokens, y = rows
+        order = (tokens != PAD).sum(1).argsort(stable=True)
+        total = torch.zeros(())
+        for group in order.split(GROUP):
+            there, back = net.sequences(tokens[group[::2]], y[group[::2]], False), net.sequences(tokens[group[1::2]], y[group[1::2]], True)
+            total = total + net.surprise(torch.cat([there, back])).sum()
+        return total / (tokens != PAD).sum()  # (3)
+
+    def log_prob(self, net: SequenceNet, rows: Rows) -> Tensor:
+        """log p(x, y) in nats, float [n], of encoded rows, read from BOS; without a label, log p of their texts."""
+        parts = zip(rows[0].split(GROUP), rows[1].split(GROUP), strict=True)
+        return -torch.cat([net.surprise(net.sequences(tokens, y, False)).sum(1) for tokens, y in parts])  # (1)
+
+    def classify(self, net: SequenceNet, tokens: Tensor) -> Tensor:
+        """log p(y | x), float [n, L], of rows' texts int64 [n, T]."""
+        found = torch.empty(len(tokens), net.labels)
+        for group in (tokens != PAD).sum(1).argsort().split(8 * GROUP):
+            end = (tokens[group] == EOS).long().argmax(1)
+            h = net(net.sequences(tokens[group], torch.zeros_like(end), False)[:, : int(end.max()) + 1])
+            logits = torch.nn.functional.linear(h[torch.arange(len(group)), end], net.embed.weight[net.size :], net.bias[net.size :])
+            found[group] = logits.log_softmax(1)  # (4)
+        return found
+
+    def draw(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
+        tokens = self.once(net, labels, rng)
+        for _ in range(self.tries if net.labels else 0):
+            wrong = (self.classify(net, tokens).argmax(1) != labels).nonzero()[:, 0]  # (6)
+            if not len(wrong):
+                break
+            tokens[wrong] = self.once(net, labels[wrong], rng)
+        return tokens
+
+    def once(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Tokens [n, T] of rows drawn from p(x | y) or, without labels, p(x)."""
+        begun = torch.full((len(labels), net.places), PAD)
+        begun[:, 0] = BACK if net.labels else BOS
+        if net.labels:
+            begun[:, 1] = net.size + labels
+        return self.completed(net, begun, torch.full_like(labels, 1 + (net.labels > 0)), rng)
+
+    def answer(self, net: SequenceNet, tokens: Tensor, rng: torch.Generator | None, back: bool = False) -> Tensor:
+        """Rows [n, T] of two texts or more, int64, with the last one, whatever it was, drawn given the others; the likeliest token at each
+        place without `rng`. With `back` the others are drawn given the last.
+        """
+        begun = net.sequences(tokens, torch.zeros(len(tokens), dtype=torch.int64), back)
+        cuts = (begun == SEP).long().cumsum(1)
+        known = 1 + (cuts < (1 if back else net.texts - 1)).sum(1)
+        begun = torch.where(torch.arange(net.places) < known[:, None], begun, PAD)
+        return self.completed(net, begun, known, rng)
+
+    def completed(self, net: SequenceNet, begun: Tensor, known: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Tokens [n, T] of sequences that have begun, in groups of like beginnings."""
+        tokens = torch.full((len(begun), net.longest), PAD)
+        for group in known.argsort(stable=True).split(max(16, AT_WORK // net.places)):
+            tokens[group] = net.rows(net.go_on(begun[group], known[group], self.chosen(rng)))
+        return tokens
+
+    def chosen(self, rng: torch.Generator | None) -> Callable[[Tensor], Tensor]:
+        """Tokens [m] out of logits [m, V + L]."""
+        return lambda logits: logits.argmax(1) if rng is None else nucleus((logits / self.temperature).softmax(1), self.nucleus, rng)
+
+
+def nucleus(p: Tensor, mass: float, rng: torch.Generator) -> Tensor:
+    """int64 [m]: one token a row of p [m, V] out of the fewest that together hold `mass`."""
+    tokens, left = drawn(p, rng), torch.arange(len(p) if mass < 1 else 0)
+    while len(left):
+        likelier = (p * (p > p.gather(1, tokens[left, None]))).sum(1)
+        p, left = p[likelier >= mass], left[likelier >= mass]
+        tokens[left] = drawn(p, rng)  # (5)
+    return tokens
