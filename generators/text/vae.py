@@ -107,7 +107,7 @@ class VAE(Descending, Labelled):
     warm_up: int = 500
     temperature: float = 1.0
     top_p: float = 0.98
-    training: Training = Training(epochs=20, least_steps=1000, batch=64, lr=2e-3, weight_decay=0.01, ema=0.995)
+    training: Training = Training(epochs=8, least_steps=1000, batch=64, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> VAENet:
