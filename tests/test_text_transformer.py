@@ -10,7 +10,7 @@ import torch
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
-from generators.nets.words import OTHERS, Words, chosen
+from generators.nets.words import OTHERS, Words, chosen, ruled
 from generators.text.transformer import Transformer, TransformerNet, Writing, halves, joined, renamed, told
 from generators.train import Training
 
@@ -82,7 +82,7 @@ def test_steps_with_a_cache_give_what_the_whole_gives():
     writing = Writing(made, source, labels)
     for place in range(target.shape[1] - 1):
         if place == 4:  # the rest of the way with some of the rows
-            some = torch.tensor([True, False, True, True, False, True])
+            some = torch.tensor([0, 2, 3, 5])
             writing.keep(some)
             whole, target = whole[some], target[some]
         assert torch.allclose(writing.step(target[:, place]), whole[:, place], atol=1e-5), place
@@ -157,6 +157,14 @@ def test_a_nucleus_is_the_fewest_tokens_of_enough_chance():
     cold = torch.bincount(chosen(p, 0.5, 1.0, rng), minlength=4) / 4000
     assert torch.allclose(cold, p[0].square() / p[0].square().sum(), atol=0.03)
     assert chosen(p, 1.0, 1.0, None).tolist() == [0] * 4000
+
+
+def test_a_text_ends_where_the_next_one_needs_the_room():
+    p = torch.full((4, FIRST + 4), 0.1)
+    tokens, left, room = torch.tensor([BOS, FIRST, FIRST, FIRST]), torch.tensor([1, 1, 1, 0]), torch.tensor([20, 20, 4, 1])
+    may = [set(row.nonzero()[:, 0].tolist()) for row in ruled(p, tokens, left, room, spare=2)]
+    pieces = set(range(FIRST, FIRST + 4))
+    assert may == [pieces, pieces | {SEP}, {SEP}, {EOS}]
 
 
 def test_answers_copy_names_they_were_never_taught_and_go_back():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.nets.attention import Block
+from generators.nets.attention import Block, Memory
 
 
 class Attention(nn.Module):
@@ -54,8 +54,6 @@ class Crossing(nn.Module):
         super().__init__()
         self.look, self.block = Attention(width, heads), Block(width, heads)
 
-    def forward(
-        self, x: Tensor, keys: Tensor, there: Tensor, past: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x [n, L, width], keys of the memory as `look` makes them, and the past as `Block` takes and gives it."""
-        return self.block(self.look(x, keys, there), past)
+    def forward(self, x: Tensor, keys: Tensor, there: Tensor, memory: Memory | None = None) -> Tensor:
+        """x [n, L, width], the keys of what was read as `look` makes them, and the memory of what was written, as `Block` takes it."""
+        return self.block(self.look(x, keys, there), memory)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.codecs.text import LONGEST
+from generators.codecs.text import EOS, FIRST, LONGEST, SEP
 from generators.nets.mlp import drawn
 
 OTHERS = 256  # tokens that stand for those which a batch lacks
@@ -73,3 +73,22 @@ def chosen(p: Tensor, temperature: float, top_p: float, rng: torch.Generator | N
     high = (high / high[:, :1]).pow(1 / temperature)
     high = high.where(high.cumsum(1) - high < top_p * high.sum(1, keepdim=True), 0.0)
     return tokens.gather(1, drawn(high, rng)[:, None])[:, 0]  # (4)
+
+
+def ruled(p: Tensor, tokens: Tensor, left: Tensor, room: Tensor, spare: int) -> Tensor:
+    """The chances [n, V] of what may follow the tokens [n]: SEP while texts are `left` [n], EOS after the last, neither at its beginning.
+
+    A text ends where the room [n], in tokens, is only as large as what must still come: `spare` pieces for each text, and the ends.
+    """
+    begun = tokens >= FIRST
+    tight = room <= torch.where(begun, (spare + 1) * left + 1, left + 1)
+    ruled = p.masked_fill(tight[:, None], 0.0)
+    ruled[:, :FIRST] = 0
+    ruled[:, SEP] = torch.where(tight, 1.0, p[:, SEP] * begun) * (left > 0)
+    ruled[:, EOS] = torch.where(tight, 1.0, p[:, EOS] * begun) * (left == 0)
+    return ruled
+
+
+def spare(longest: int) -> int:
+    """The pieces that a text leaves to each that comes after it, in rows of at most so many tokens."""
+    return max(1, longest // 16)

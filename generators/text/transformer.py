@@ -29,7 +29,7 @@ from data.errors import BadInput
 from generators.base import Labelled, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, FIRST, LONGEST, PAD, SEP, TextCodec
 from generators.nets.crossing import Crossing, Reading
-from generators.nets.words import Words, chosen
+from generators.nets.words import Words, chosen, ruled, spare
 from generators.train import Training
 
 ROWS = 256  # texts that are written side by side
@@ -66,7 +66,7 @@ class TransformerNet(nn.Module):
         """h, [n, L, width], at the places of the tokens [n, L], each of which sees those before it."""
         x = self.drop(self.words(tokens))
         for layer in self.writers:
-            x = x + self.drop(layer(x, layer.look.keys(memory), there)[0] - x)
+            x = x + self.drop(layer(x, layer.look.keys(memory), there) - x)
         return self.norm(x)  # (2)
 
     def places(self, source: Tensor, memory: Tensor) -> Tensor:
@@ -103,23 +103,23 @@ class Writing:
         self.net, self.source, self.place = net, source, 0
         memory, self.there = net.read(source, labels)
         self.places, self.keys = net.places(source, memory), [layer.look.keys(memory) for layer in net.writers]
-        self.past: list[tuple[Tensor, Tensor] | None] = [None] * len(net.writers)
+        self.memories = [layer.block.memory(len(source), net.longest) for layer in net.writers]
 
     def step(self, tokens: Tensor) -> Tensor:
         """The chances [n, V] of what follows the tokens int64 [n]."""
         x = self.net.words(tokens[:, None], self.place)
-        for number, layer in enumerate(self.net.writers):
-            x, self.past[number] = layer(x, self.keys[number], self.there, self.past[number])
+        for layer, keys, memory in zip(self.net.writers, self.keys, self.memories, strict=True):
+            x = layer(x, keys, self.there, memory)
         self.place, h = self.place + 1, self.net.norm(x)
         pointer, gate = self.net.pointer(h, self.places, self.there)
         p = gate.sigmoid() * self.net.words.logits(h[:, 0]).softmax(1)
         return p.scatter_add(1, self.source, (gate.sigmoid().neg() + 1) * pointer[:, 0])  # (4)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows, bool [n], only."""
+        """Go on with these rows, int64 [m], only."""
         self.source, self.places, self.there = self.source[rows], self.places[rows], self.there[rows]
         self.keys = [keys[rows] for keys in self.keys]
-        self.past = [past and (past[0][rows], past[1][rows]) for past in self.past]
+        self.memories = [memory.take(rows) for memory in self.memories]
 
 
 @dataclass(frozen=True)
@@ -138,13 +138,13 @@ class Transformer(Neural, Labelled):
     renamed: float = 0.3
     temperature: float = 1.0
     answer_temperature: float = 0.5
-    top_p: float = 0.95
-    training: Training = Training(epochs=20, least_steps=1000, batch=64, lr=2e-3, weight_decay=0.01, ema=0.995, patience=4)
+    top_p: float = 0.98
+    training: Training = Training(epochs=8, least_steps=600, batch=64, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> TransformerNet:
-        if self.width % (2 * self.heads):
-            raise BadInput(f"text/transformer.width is {self.width}; it must be a multiple of twice the heads, which are {self.heads}")
+        if self.width % self.heads:
+            raise BadInput(f"text/transformer.width is {self.width}; it must be a multiple of heads, which is {self.heads}")
         return TransformerNet(codec, self.width, self.depth, self.heads, self.dropout)
 
     def loss(self, net: TransformerNet, rows: Rows, phase: str) -> Tensor:
@@ -160,9 +160,12 @@ class Transformer(Neural, Labelled):
     def draw(self, net: TransformerNet, labels: Tensor, rng: torch.Generator) -> Tensor:
         parts = []
         for some in labels.split(ROWS):
-            x = write(net, some.new_zeros(len(some), 0), some, BOS, self.temperature, self.top_p, rng)
-            y = write(net, x, some, SEP, self.answer_temperature, self.top_p, rng) if net.texts > 1 else None
-            parts.append(joined(x, y, net.longest))
+            room = torch.full_like(some, net.longest - (spare(net.longest) + 1) * (net.texts > 1))  # what an answer takes
+            x = y = write(net, some.new_zeros(len(some), 0), some, BOS, room, self.temperature, self.top_p, rng)
+            if net.texts > 1:
+                room = net.longest - 1 - (x != PAD).sum(1)
+                y = write(net, x, some, SEP, room, self.answer_temperature, self.top_p, rng)
+            parts.append(joined(x, y if net.texts > 1 else None, net.longest))
         return torch.cat(parts)  # (1)
 
     def answer(
@@ -175,29 +178,33 @@ class Transformer(Neural, Labelled):
         labels = tokens.new_zeros(len(tokens)) if labels is None else labels
         start = BACK if backwards else SEP
         parts = [
-            write(net, text, y, start, self.answer_temperature, self.top_p, rng)
+            write(net, text, y, start, torch.full_like(y, net.longest), self.answer_temperature, self.top_p, rng)
             for text, y in zip(tokens.split(ROWS), labels.split(ROWS), strict=True)
         ]
         return torch.cat([F.pad(part, (0, net.longest - part.shape[1])) for part in parts])
 
 
 def write(
-    net: TransformerNet, source: Tensor, labels: Tensor, start: int, temperature: float, top_p: float, rng: torch.Generator | None
+    net: TransformerNet,
+    source: Tensor,
+    labels: Tensor,
+    start: int,
+    room: Tensor,
+    temperature: float,
+    top_p: float,
+    rng: torch.Generator | None,
 ) -> Tensor:
-    """Texts int64 [n, L], PAD after their end, of sources [n, S]; none is empty."""
+    """Texts int64 [n, L], PAD after their end, of sources [n, S]; at most so many tokens with their end as there is room, int64 [n]."""
     source = source[:, : min(LONGEST, int((source != PAD).sum(1).max()))] if source.numel() else source
     writing, tokens, alive = Writing(net, source, labels), torch.full_like(labels, start), torch.arange(len(labels))
-    found = torch.full((len(labels), net.longest), PAD)
-    barred = [PAD, BOS, BACK] if net.texts > 2 and start != SEP else [PAD, BOS, BACK, SEP]
-    for place in range(max(1, net.longest - 2 * net.texts + 1)):  # what is left for the other texts: a token each, and its end
-        p = writing.step(tokens)
-        p[:, barred if place else [*barred, EOS]] = 0
-        tokens = chosen(p, temperature, top_p, rng)
-        going = tokens != EOS
+    found, left = torch.full((len(labels), net.longest), PAD), torch.full_like(labels, 0 if start == SEP else max(0, net.texts - 2))
+    for place in range(net.longest):
+        tokens = chosen(ruled(writing.step(tokens), tokens, left, room - place, spare(net.longest)), temperature, top_p, rng)
+        left, going = left - (tokens == SEP).long(), (tokens != EOS).nonzero()[:, 0]
         found[alive[going], place] = tokens[going]
-        if not going.all():
+        if len(going) < len(tokens):
             writing.keep(going)
-            tokens, alive = tokens[going], alive[going]
+            tokens, left, room, alive = tokens[going], left[going], room[going], alive[going]
         if not len(alive):
             break
     return found[:, : int((found != PAD).sum(1).max())]
@@ -229,13 +236,11 @@ def told(start: int, text: Tensor) -> Tensor:
 
 
 def joined(x: Tensor, y: Tensor | None, longest: int) -> Tensor:
-    """Rows [n, T] of the codec from texts x [n, L] and y [n, M]; what does not fit is cut off."""
+    """Rows [n, T] of the codec from texts x [n, L] and y [n, M] that fit into them."""
     ends = (x != PAD).sum(1, keepdim=True)
-    rows = F.pad(x, (0, longest + 1)).scatter(1, ends, EOS if y is None else SEP)
+    rows = F.pad(x, (0, 2 * longest)).scatter(1, ends, EOS if y is None else SEP)
     if y is not None:
-        rows = F.pad(rows, (0, y.shape[1] + 2))
-        place = torch.arange(y.shape[1] + 1, device=x.device)
-        rows.scatter_(1, ends + 1 + place, told(SEP, y)[:, 1:])
+        rows.scatter_(1, ends + 1 + torch.arange(y.shape[1] + 1, device=x.device), told(SEP, y)[:, 1:])
     return rows[:, :longest].clone()
 
 

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from data.errors import BadInput
 from generators.base import Descending, Labelled, Rows, Run
-from generators.codecs.text import BOS, EOS, FIRST, PAD, SEP, TextCodec
+from generators.codecs.text import BOS, EOS, PAD, SEP, TextCodec
 from generators.nets.attention import Block
 from generators.nets.crossing import Reading
 from generators.nets.mixture import Mixtures, normal
-from generators.nets.words import Words, chosen
+from generators.nets.words import Words, chosen, ruled, spare
 from generators.train import Training
 
 ROWS = 256  # rows that are encoded or written side by side
@@ -73,7 +73,7 @@ class VAENet(nn.Module):
         """h, [n, L, width], at the places of the tokens that are read, [n, L]; z [n, latent]."""
         x = self.drop(self.words(read)) + self.told(z, labels)
         for layer in self.writers:
-            x = x + self.drop(layer(x)[0] - x)
+            x = x + self.drop(layer(x) - x)
         return self.norm(x)
 
     def told(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -106,13 +106,13 @@ class VAE(Descending, Labelled):
     free: float = 0.25
     warm_up: int = 500
     temperature: float = 1.0
-    top_p: float = 0.95
-    training: Training = Training(epochs=20, least_steps=1000, batch=64, lr=2e-3, weight_decay=0.01, ema=0.995)
+    top_p: float = 0.98
+    training: Training = Training(epochs=8, least_steps=1000, batch=64, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> VAENet:
-        if self.width % (2 * self.heads):
-            raise BadInput(f"text/vae.width is {self.width}; it must be a multiple of twice the heads, which are {self.heads}")
+        if self.width % self.heads:
+            raise BadInput(f"text/vae.width is {self.width}; it must be a multiple of heads, which is {self.heads}")
         return VAENet(codec, self.latent, self.width, self.depth, self.heads, self.components, self.dropout)
 
     def learn(self, net: VAENet, rows: Rows, run: Run) -> VAENet:
@@ -166,25 +166,21 @@ class VAE(Descending, Labelled):
 
 def write(net: VAENet, z: Tensor, labels: Tensor, temperature: float, top_p: float, rng: torch.Generator) -> Tensor:
     """Rows int64 [n, T] from codes [n, latent]; texts are not empty, and those of a row as many as they should be."""
-    told = net.told(z, labels)
-    past: list[Any] = [None] * len(net.writers)
+    told, memories = net.told(z, labels), [layer.memory(len(z), net.longest) for layer in net.writers]
     found, alive = torch.full((len(z), net.longest), PAD), torch.arange(len(z))
     tokens, left = torch.full_like(labels, BOS), torch.full_like(labels, net.texts - 1)
     for place in range(net.longest):
         x = net.words(tokens[:, None], place) + told
-        for number, layer in enumerate(net.writers):
-            x, past[number] = layer(x, past[number])
+        for layer, memory in zip(net.writers, memories, strict=True):
+            x = layer(x, memory)
         p = net.words.logits(net.norm(x[:, 0])).softmax(1)
-        begun = tokens >= FIRST  # a text of at least one piece
-        p[:, :SEP] = 0
-        p[:, SEP] *= begun & (left > 0)
-        p[:, EOS] *= begun & (left == 0)
+        p = ruled(p, tokens, left, torch.full_like(left, net.longest - place), spare(net.longest))
         tokens = chosen(p, temperature, top_p, rng)
         found[alive, place], left = tokens, left - (tokens == SEP).long()
-        going = tokens != EOS
-        if not going.all():
+        going = (tokens != EOS).nonzero()[:, 0]
+        if len(going) < len(tokens):
             told, tokens, left, alive = told[going], tokens[going], left[going], alive[going]
-            past = [(key[going], value[going]) for key, value in past]
+            memories = [memory.take(going) for memory in memories]
         if not len(alive):
             break
     return found
