@@ -197,9 +197,7 @@ def few(seed: int) -> dict[str, Any]:
 
 def back(seed: int) -> dict[str, Any]:
     """2,000 real pairs, alone and with pairs whose English is made from other Spanish texts."""
-    import torch
-
-    from data.schema import Dataset, Split
+    from data.schema import Split
     from evaluators.protocol import joined
     from generators.registry import make
 
@@ -207,17 +205,14 @@ def back(seed: int) -> dict[str, Any]:
     order = np.random.default_rng(seed).permutation(len(real.train))
     some, others = real.train.take(np.sort(order[:PAIRS])), real.train.take(np.sort(order[PAIRS : 3 * PAIRS]))
     fitted = make("text/transformer", {}).fit(some, seed=seed)
-    tokens, y = fitted.codec.encode(others, np.random.default_rng(0))
-    with torch.inference_mode():
-        made = fitted.generator.answer(fitted.net, tokens, torch.Generator().manual_seed(seed), back=True)  # type: ignore[attr-defined]
-    pairs = fitted.codec.decode((made, y), np.random.default_rng(0), start=0, seed=0)
+    pairs = fitted.answer(others, seed=seed, back=True)
     small = Split(some, real.test)
     return {
         "what": "back",
         "seed": seed,
         "fit_s": fitted.log["cpu_seconds"],
         "alone": judged("en_es", small, some),
-        "with": judged("en_es", small, joined(some, Dataset(some.schema, pairs.table))),
+        "with": judged("en_es", small, joined(some, pairs)),
     }
 
 

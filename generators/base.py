@@ -271,6 +271,18 @@ class Labelled(Conditional):
 
 
 @dataclass(frozen=True)
+class Answering(Labelled):
+    """A generator of rows of several texts that can also write the last one given the others, or the others given the last."""
+
+    @abstractmethod
+    def answer(self, net: Any, rows: Rows, rng: torch.Generator | None, back: bool = False) -> Tensor:
+        """x of the rows with their last text, whatever it was, drawn given the others; the likeliest token each time without `rng`.
+
+        With `back` the others are drawn given the last.
+        """
+
+
+@dataclass(frozen=True)
 class Unfolding(Labelled):
     """A generator whose images come about step by step, from noise."""
 

@@ -133,7 +133,7 @@ class Drawing:
             self.tally.progress(self.tally.kept, of, f"rows made out of {self.tally.drawn:,} draws")
             if dry >= RAREST or (wish.weights and not draws):
                 raise BadInput(self.hopeless(wish, have, drawn))
-            size = LARGEST if not have else int(min(LARGEST, max(256, 1.1 * (n - have) * drawn / have)))
+            size = min(LARGEST, 4 * size) if not have else int(min(LARGEST, max(256, 1.1 * (n - have) * drawn / have)))
         return pa.concat_tables(parts)
 
     def passing(self, wish: Wish, table: pa.Table) -> np.ndarray:

@@ -25,7 +25,7 @@ from data.conditions import Condition
 from data.errors import BadInput
 from data.layout import Layout
 from data.schema import Dataset, Schema
-from generators.base import Codec, Generator, Unfolding
+from generators.base import Answering, Codec, Generator, Unfolding
 from generators.drawing import Drawing, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
@@ -115,6 +115,20 @@ class Fitted:
 
         with torch.inference_mode(), few_threads(self.net):
             return imputed(self, data, seed)
+
+    def answer(self, data: Dataset, *, seed: int | None = None, back: bool = False) -> Dataset:
+        """The data with the last text of each row written anew given the others: the likeliest, or drawn by a `seed`.
+
+        With `back` the others are written given the last. Rows longer than any training row are left out. BadInput when the generator
+        cannot answer, or when rows have one text.
+        """
+        if not isinstance(self.generator, Answering) or sum(c.kind == "text" for c in self.schema.columns) < 2:
+            raise BadInput("only a model of rows of two texts or more, by text/gpt or text/transformer, can answer one with another")
+        rows = self.codec.encode(Dataset.of(data.table, self.schema), np.random.default_rng(0))
+        rng = None if seed is None else torch.Generator().manual_seed(mix(seed, 0, 9))
+        with torch.inference_mode(), few_threads(self.net):
+            x = self.generator.answer(self.net, rows, rng, back)
+        return self.codec.decode((x, rows[1]), np.random.default_rng(0), start=0, seed=0)
 
     def frames(self, n: int, count: int, *, seed: int = 0) -> Dataset | None:
         """n images on their way in `count` frames, one frame's rows after another's, labels in turn; None when they come about at once."""

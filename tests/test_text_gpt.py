@@ -180,16 +180,17 @@ def test_answers_keep_what_was_asked(back):
     made = net(labels=0)
     tokens = ROWS[torch.arange(60) % 3]
     for rng in (None, torch.Generator().manual_seed(0)):
-        answers = GPT().answer(made, tokens, rng, back)
+        answers = GPT().answer(made, (tokens, torch.zeros(60, dtype=torch.int64)), rng, back)
         for before, after in zip(tokens.tolist(), answers.tolist(), strict=True):
             asked, told = (row[: row.index(EOS)] for row in (before, after))
             if back:
                 assert told[told.index(SEP) :] == asked[asked.index(SEP) :]
             else:
                 assert told[: told.index(SEP)] == asked[: asked.index(SEP)]
-    likeliest = GPT().answer(made, ROWS, None, back)
+    none = torch.zeros(3, dtype=torch.int64)
+    likeliest = GPT().answer(made, (ROWS, none), None, back)
     for i in range(3):
-        assert torch.equal(likeliest[i], GPT().answer(made, ROWS[i : i + 1], None, back)[0])
+        assert torch.equal(likeliest[i], GPT().answer(made, (ROWS[i : i + 1], none[:1]), None, back)[0])
 
 
 def test_the_filter_keeps_what_the_net_would_name():

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from data.errors import BadInput
-from generators.base import Labelled, Neural, Rows
+from generators.base import Answering, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, PAD, SEP, TextCodec
 from generators.nets.mlp import drawn
 from generators.text.sequences import SequenceNet
@@ -33,7 +33,7 @@ AT_WORK = 65_536  # places of rows that are drawn side by side
 
 
 @dataclass(frozen=True)
-class GPT(Neural, Labelled):
+class GPT(Neural, Answering):
     """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `nucleus`; how often a row whose label the
     net would not name is drawn again: `tries`.
     """
@@ -98,11 +98,9 @@ class GPT(Neural, Labelled):
             begun[:, 1] = net.size + labels
         return self.completed(net, begun, torch.full_like(labels, 1 + (net.labels > 0)), rng)
 
-    def answer(self, net: SequenceNet, tokens: Tensor, rng: torch.Generator | None, back: bool = False) -> Tensor:
-        """Rows [n, T] of two texts or more, int64, with the last one, whatever it was, drawn given the others; the likeliest token at each
-        place without `rng`. With `back` the others are drawn given the last.
-        """
-        begun = net.sequences(tokens, torch.zeros(len(tokens), dtype=torch.int64), back)
+    def answer(self, net: SequenceNet, rows: Rows, rng: torch.Generator | None, back: bool = False) -> Tensor:
+        tokens, y = rows
+        begun = net.sequences(tokens, y, back)
         cuts = (begun == SEP).long().cumsum(1)
         known = 1 + (cuts < (1 if back else net.texts - 1)).sum(1)
         begun = torch.where(torch.arange(net.places) < known[:, None], begun, PAD)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import BadInput
-from generators.base import Labelled, Neural, Rows
+from generators.base import Answering, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, FIRST, LONGEST, PAD, SEP, TextCodec
 from generators.nets.crossing import Crossing, Reading
 from generators.nets.words import Words, chosen, ruled, spare
@@ -123,7 +123,7 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Transformer(Neural, Labelled):
+class Transformer(Neural, Answering):
     """`depth` blocks of `width` with `heads` on either side; `backwards` is the share of rows that are also learnt the other way round.
 
     In a share of the rows, `renamed`, half of the tokens that both texts have are replaced while training. Texts are drawn at
@@ -168,20 +168,15 @@ class Transformer(Neural, Labelled):
             parts.append(joined(x, y if net.texts > 1 else None, net.longest))
         return torch.cat(parts)  # (1)
 
-    def answer(
-        self, net: TransformerNet, tokens: Tensor, backwards: bool = False, rng: torch.Generator | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        """The other text of each pair, tokens int64 [n, L], PAD after their end, of texts [n, S]; `backwards` gives x of y.
-
-        The likeliest token each time when `rng` is None.
-        """
-        labels = tokens.new_zeros(len(tokens)) if labels is None else labels
-        start = BACK if backwards else SEP
-        parts = [
-            write(net, text, y, start, torch.full_like(y, net.longest), self.answer_temperature, self.top_p, rng)
-            for text, y in zip(tokens.split(ROWS), labels.split(ROWS), strict=True)
-        ]
-        return torch.cat([F.pad(part, (0, net.longest - part.shape[1])) for part in parts])
+    def answer(self, net: TransformerNet, rows: Rows, rng: torch.Generator | None, back: bool = False) -> Tensor:
+        parts = []
+        for tokens, labels in zip(*(t.split(ROWS) for t in rows), strict=True):
+            x, y = halves(tokens, net.texts)
+            known = y if back else x
+            room = net.longest - 1 - (known != PAD).sum(1)
+            made = write(net, known, labels, BACK if back else SEP, room, self.answer_temperature, self.top_p, rng)
+            parts.append(joined(made, y, net.longest) if back else joined(x, made, net.longest))
+        return torch.cat(parts)
 
 
 def write(
