@@ -13,7 +13,10 @@ import torch
 
 from data.errors import BadInput
 from data.schema import Dataset, Schema
+from data.sources import read
+from data.split import split
 from data.texts import keys
+from evaluators.text import tfidf
 from generators import fitted as module
 from generators import train as loop
 from generators.base import Descending
@@ -211,3 +214,22 @@ def test_it_refuses_a_table(name):
     numbers = pa.table({"a": np.arange(60.0), "b": ["x", "y"] * 30})
     with pytest.raises(BadInput, match="text"):
         make(name, small(name)).fit(Dataset.of(numbers, Schema.infer(numbers)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["home_intents", "messages_es"])
+@pytest.mark.parametrize("name", TEXT)
+def test_a_built_in_corpus_is_learnt_with_the_defaults_in_half_a_minute(name, corpus):
+    """Fit, sample and judge: labels can be learnt from what is made, and of pairs the answers belong to what they answer."""
+    source = read(corpus)
+    schema = Schema.infer(source.table, target=source.target, kinds=source.kinds, task=source.task)
+    train, test = split(Dataset.of(source.table, schema), seed=0)
+    fitted = make(name, {}).fit(train, seed=0, minutes=0.5)
+    made = fitted.sample(1000, seed=0, avoid=train)
+    assert not np.isin(keys(made.table, fitted.codec.texts), keys(train.table, fitted.codec.texts)).any()
+    if corpus == "home_intents":
+        accuracy = tfidf(made, test, 0)(np.ones((len(test), 1)))["accuracy"][0]
+        assert accuracy > 0.3, accuracy  # 39 intents
+    else:
+        lengths = [[len(text) for text in made.table[column].to_pylist()] for column in ("source", "target")]
+        assert np.corrcoef(lengths)[0, 1] > 0.3  # a longer message has a longer translation

@@ -6,7 +6,8 @@ the net agrees as in Anaby-Tavor et al.: Do Not Have Enough Data? Deep Learning 
 
     (1)  log p(x, y) = sum_i log p(s_i | s_0 … s_i-1)        s = BOS x SEP y EOS, or BOS x y EOS when y is a label
     (2)  log p(y) p(x | y) likewise                          s = BACK y SEP x EOS, or BACK y x EOS
-    (3)  loss = - log p, a token; one half of each batch by (1), the other by (2)
+    (3)  loss = - log p, a token; two thirds of each batch in the order in which rows are drawn, the others in the other one,
+         where the label at the end of (1) counts `emphasis` times
     (4)  p(y | x) = p(label y after BOS x) / sum_y' p(label y' after BOS x)
     (5)  a token is drawn from p^(1/temperature), again while the tokens that are likelier hold `nucleus` of the mass
     (6)  x ~ p(x | y), again while p(y | x) is not the largest of all labels', at most `tries` times
@@ -35,7 +36,7 @@ AT_WORK = 65_536  # places of rows that are drawn side by side
 @dataclass(frozen=True)
 class GPT(Neural, Answering):
     """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `nucleus`; how often a row whose label the
-    net would not name is drawn again: `tries`.
+    net would not name is drawn again: `tries`. A label counts as much as `emphasis` tokens where it is to be named.
     """
 
     width: int = 128
@@ -45,7 +46,8 @@ class GPT(Neural, Answering):
     temperature: float = 1.0
     nucleus: float = 0.95
     tries: int = 4
-    training: Training = Training(epochs=20, least_steps=1500, batch=64, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, patience=3)
+    emphasis: float = 8.0
+    training: Training = Training(epochs=22, least_steps=1500, batch=64, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, patience=3)
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> SequenceNet:
@@ -60,10 +62,13 @@ class GPT(Neural, Answering):
     def loss(self, net: SequenceNet, rows: Rows, phase: str) -> Tensor:
         tokens, y = rows
         order = (tokens != PAD).sum(1).argsort(stable=True)
-        total = torch.zeros(())
+        total, usual = torch.zeros(()), net.labels > 0  # the order in which rows are drawn
         for group in order.split(GROUP):
-            there, back = net.sequences(tokens[group[::2]], y[group[::2]], False), net.sequences(tokens[group[1::2]], y[group[1::2]], True)
-            total = total + net.surprise(torch.cat([there, back])).sum()
+            seldom, often = group[::3], torch.cat([group[1::3], group[2::3]])
+            both = torch.cat([net.sequences(tokens[some], y[some], way) for some, way in ((seldom, not usual), (often, usual))])
+            surprise = net.surprise(both)
+            named = (both[:, :1] == BOS) & (both[:, 1 : surprise.shape[1] + 1] >= net.size)
+            total = total + (surprise * torch.where(named, self.emphasis, 1.0)).sum()
         return total / (tokens != PAD).sum()  # (3)
 
     def log_prob(self, net: SequenceNet, rows: Rows) -> Tensor:
