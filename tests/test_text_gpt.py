@@ -223,7 +223,7 @@ def sentences() -> Dataset:
 
 @torch.inference_mode(False)
 def learnt() -> Fitted:
-    return GPT(width=32, depth=2, dropout=0.0, training=Training(steps=150, batch=32, lr=5e-3)).fit(sentences(), seed=0)
+    return GPT(width=32, depth=2, dropout=0.0, training=Training(steps=300, batch=32, lr=5e-3)).fit(sentences(), seed=0)
 
 
 def test_what_rows_say_is_learnt():
