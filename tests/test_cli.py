@@ -342,7 +342,8 @@ def test_every_command_has_help(capsys):
     from flows.cli import parser
 
     commands = next(a.choices for a in parser()._actions if a.choices)
-    assert list(commands) == ["datasets", "generators", "show", "run", "sample", "impute", "judge", "compare", "releases", "serve"]
+    making = ["datasets", "generators", "show", "run", "sample", "impute", "judge", "compare"]
+    assert list(commands) == [*making, "releases", "rollback", "diff", "doctor", "serve"]
     for name in commands:
         assert main([name, "--help"]) == 0
         assert f"alfar {name}" in capsys.readouterr().out

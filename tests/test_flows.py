@@ -134,7 +134,7 @@ def test_each_run_leaves_a_line_of_metrics(once):
     again = plainly(Job.of(learner()))
     plainly(Job.of(learner(gates={**LOOSE, "copies": 0.9}, keep=1)))
     first, second, third = map(json.loads, Path("home/runs/iris/metrics.jsonl").read_text().splitlines())
-    assert set(first["stages"]) == {"prepare", "fit", "draw", "judge"}
+    assert set(first["stages"]) == {"prepare", "fit", "draw", "refer", "judge"}
     assert not any(stage["cached"] for stage in first["stages"].values())
     assert all(stage["cached"] for stage in second["stages"].values())
     assert (first["run"], first["job"]) == (again.manifest["run"], second["job"])
