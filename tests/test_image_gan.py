@@ -198,7 +198,8 @@ def test_maker_and_critic_follow_the_label(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_what_the_label_says(name):
     data = pictures(1, (8, 8), 0, n=300)
-    recipe = make(name, {"training": {"steps": 200, "batch": 64, "ema": 0.95}} | ({"hidden": 64} if name == "image/gan" else {"width": 8}))
+    training = {"steps": 200, "batch": 64, "ema": 0.95, "lr": 1e-3}
+    recipe = make(name, {"training": training} | ({"hidden": 64} if name == "image/gan" else {"width": 8}))
     fitted = recipe.fit(data, seed=0, device="cpu")
     for label, low, high in (("light", 120, 255), ("dark", 0, 80)):
         x, _ = fitted.codec.encode(fitted.sample(50, seed=0, given={"label": label}), np.random.default_rng(0))
