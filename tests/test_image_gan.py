@@ -18,8 +18,8 @@ from generators.nets.adversarial import Critic, Game, Players, augmented, finish
 from generators.registry import get, make, names
 
 torch.set_num_threads(1)
-NAMES = ["image/gan", "image/dcgan", "image/stylegan", "image/biggan"]
-SMALL = {"image/gan": {"hidden": 16, "depth": 2}, "image/dcgan": {"width": 4}, "image/stylegan": {"width": 4}, "image/biggan": {"width": 4}}
+NAMES = ["image/gan", "image/dcgan", "image/stylegan"]
+SMALL = {"image/gan": {"hidden": 16, "depth": 2}, "image/dcgan": {"width": 4}, "image/stylegan": {"width": 4}}
 
 
 def straight(cells: int) -> Critic:
