@@ -139,7 +139,7 @@ def test_a_page_of_images_is_small_nests_and_loads_nothing(tmp_path: Path) -> No
 
 
 def test_the_figures_of_images_are_on_the_page() -> None:
-    made = digits(60)
+    made = digits(120)
     text = " ".join(Page(render(told(made.schema), contact(made.schema, [made]))).text.split())
     for figure in (
         "94.1 %",
@@ -163,7 +163,7 @@ def test_the_figures_of_images_are_on_the_page() -> None:
 
 
 def test_any_part_of_images_may_be_missing_and_no_section_goes() -> None:
-    made = digits(60)
+    made = digits(120)
     whole = told(made.schema)
     for path in parts(whole):
         page = Page(render(without(whole, path), {"labels": []}))
@@ -428,8 +428,8 @@ class Plain(registry.get("tabular/marginal")):  # type: ignore[misc]
 
 
 def test_a_picture_that_is_none_is_one_sentence(tmp_path: Path) -> None:
-    made = digits(60)
-    broken = made.table.set_column(0, "image", pa.array([{"bytes": b"no", "path": None}] * 60, made.schema["image"].arrow))
+    made = digits(120)
+    broken = made.table.set_column(0, "image", pa.array([{"bytes": b"no", "path": None}] * 120, made.schema["image"].arrow))
     Dataset(made.schema, broken.cast(made.schema.arrow)).save(tmp_path / "rows.parquet")
     with pytest.raises(BadInput, match="cannot be read"):
         pictures([tmp_path / "rows.parquet"])
