@@ -21,6 +21,7 @@ from torch import Tensor
 
 from data.errors import BadInput
 from data.schema import RARE, Column, Dataset, Schema
+from data.texts import CONTROL
 from generators.base import Rows
 from generators.codecs.labels import LabelCodec
 
@@ -116,7 +117,10 @@ class TextCodec(LabelCodec):
         return torch.from_numpy(tokens), torch.from_numpy(labels[kept])
 
     def decode(self, rows: Rows, rng: np.random.Generator, *, start: int, seed: int) -> Dataset:
-        """Texts beyond the last SEP that a row needs are joined to its last one; a piece of a character that is not whole is left out."""
+        """Texts beyond the last SEP that a row needs are joined to its last one; a piece of a character that is not whole is left out.
+
+        So are control characters, which no text that is learnt from holds.
+        """
         lines = rows[0].tolist()
         found = [self.parts(line) for line in lines]
         table = {c.name: pa.array(self.written([row[k] for row in found]), pa.string()) for k, c in enumerate(self.texts)}
@@ -139,7 +143,9 @@ class TextCodec(LabelCodec):
 
     def written(self, pieces: list[list[int]]) -> list[str]:
         """Texts from pieces."""
-        return [text.replace("\N{REPLACEMENT CHARACTER}", "").removeprefix(" ") for text in self.tokenizer.decode_batch(pieces)]
+        return [
+            CONTROL.sub("", text.replace("\N{REPLACEMENT CHARACTER}", "")).removeprefix(" ") for text in self.tokenizer.decode_batch(pieces)
+        ]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         spec = {"schema": self.schema.to_json(), "merges": self.merges, "longest": self.longest, "left_out": self.left_out}
