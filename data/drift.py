@@ -1,7 +1,7 @@
 """How far a table has moved from the one that a model was learnt from, told by statistics in which no row can be found.
 
     reference   of each column the shares of its bins, and of its bins by those of the target: numbers in tenths, categories, levels of
-                grey, lengths and words of texts
+                grey, words of texts
     drift       half of the sum of differences of shares (total variation, 0 to 1), beyond what chance makes of so many rows      (1)
 
 Bins end at rounded values, shares are rounded, and what fewer than `RARE` rows have counts as what nobody has; rare categories and rare

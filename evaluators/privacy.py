@@ -49,8 +49,8 @@ def privacy(
                 0.5 is best; "real": the same with one half of train in place of the synthetic rows and the other half queried
 
     distances   of images and texts: histogram of root mean squared distances to the nearest training row, {"edges", "synthetic", "real":
-    shares}, and "median_ratio", the synthetic median by that of test rows texts       of texts: what else they repeat, as
-    `evaluators.overheard.overheard` says
+                shares}, and "median_ratio", the synthetic median by that of test rows
+    texts       of texts: what else they repeat, as `evaluators.overheard.overheard` says
 
     Distances are between at most `queries` rows and at most `references` rows, stated in "rows_used"; copies use every row. A check
     that cannot be made (a side without rows, no column with a distance) is None.

@@ -169,17 +169,13 @@ def machine() -> Iterator[Check]:
     """Cores, memory and GPU."""
     import torch
 
+    from evaluators.tabular import cores
+
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-    yield Check("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
+    yield Check("cores", str(cores()))
     yield Check("memory", f"{memory:.1f} GiB", memory >= LEAST_MEMORY, f"large tables need {LEAST_MEMORY:g} GiB: give the machine more")
-    gpu = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else "mps"
-        if torch.backends.mps.is_available()
-        else "none: training runs on the cores"
-    )
-    yield Check("GPU", gpu)
+    kinds = {"mps": torch.backends.mps.is_available(), "cuda": torch.cuda.is_available()}
+    yield Check("GPU", ", ".join(kind for kind, there in kinds.items() if there) or "none: training runs on the cores")
 
 
 def server() -> Check:

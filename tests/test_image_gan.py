@@ -58,6 +58,20 @@ def test_the_losses_of_a_linear_critic_in_closed_form():
     assert torch.allclose(maker, F.softplus(gap).mean() + 0.7 * unread[1])
 
 
+def test_the_logistic_loss_of_a_linear_critic_in_closed_form():
+    net, rules = game(), Game(loss="logistic", penalty=0.3, shift=0.0, legible=0.7)
+    x, y = torch.rand(4, 1, 3, 4), torch.tensor([0, 1, 0, 1])
+    w = net.critic.real.weight + net.critic.each.weight[y]
+    real, fake = (((picture.flatten(1) * w).sum(1) + net.critic.real.bias) for picture in (x, net.maker.picture.expand(x.shape)))
+    unread = [F.cross_entropy(net.critic.label(picture.flatten(1)), y) for picture in (x, net.maker.picture.expand(x.shape))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("generators.nets.adversarial.PROBED", 1)
+        critic = play(net, x, y, "critic", rules)
+    steep = w.square().sum(1).mean()  # of real images alone
+    assert torch.allclose(critic, (F.softplus(-real) + F.softplus(fake)).mean() + 0.3 / 2 * steep + unread[0])
+    assert torch.allclose(play(net, x, y, "maker", rules), F.softplus(-fake).mean() + 0.7 * unread[1])
+
+
 def test_the_slope_of_some_images_stands_for_all():
     net = game()
     x, y = torch.rand(8, 1, 3, 4), torch.zeros(8, dtype=torch.int64)
