@@ -87,6 +87,8 @@ class Job(BaseModel):
     rows: int | None = Field(None, ge=1, le=10**10, description="rows to make; as many as the training data when left out")
     seed: int = Field(0, ge=0, le=2**32 - 1)
     minutes: float | None = Field(None, gt=0, le=10_080, description="bound on the training time")
+    epsilon: float | None = Field(None, gt=0, le=1000, description="differential privacy of the fit: the rows' bound, smaller is stricter")
+    epsilon_budget: float | None = Field(None, gt=0, le=10_000, description="epsilon that all fits to this source may spend together")
     drift: float | None = Field(None, ge=0, le=1, description="drift of the source up to which the last release's model is kept")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gates: dict[str, float] = Field(default_factory=dict, description="thresholds of the verdict")
@@ -134,6 +136,15 @@ class Job(BaseModel):
         if value is not None and (why := cron_error(value)):
             raise ValueError(why)
         return value
+
+    @model_validator(mode="after")
+    def bounded(self) -> Self:
+        """A budget bounds what epsilon spends, and choosing a generator spends what nobody counts."""
+        if self.epsilon is None and self.epsilon_budget is not None:
+            raise ValueError("epsilon_budget needs epsilon: a fit without one is not bounded at all")
+        if self.epsilon is not None and (self.generator or {}).get("name") == "auto":
+            raise ValueError("epsilon needs a generator by name: auto would learn from the rows many times")
+        return self
 
     @property
     def digest(self) -> str:

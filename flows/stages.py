@@ -151,7 +151,20 @@ def generator_of(job: Job, schema: Schema) -> Generator:
     if registry.modality_of(name) != schema.modality:
         able = ", ".join(registry.names(schema.modality)) or "none: drop columns (--drop) or give them another --kind"
         raise BadInput(f"{name or 'no generator'} does not learn data of kind {schema.modality}; what does: {able}")
-    return registry.make(name, {k: v for k, v in (job.generator or {}).items() if k != "name"})
+    given = {k: v for k, v in (job.generator or {}).items() if k != "name"}
+    return registry.make(name, given if job.epsilon is None else private(name, given))
+
+
+def private(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given of a recipe's fields, on those that suit a fit under epsilon. BadInput when the generator cannot make one."""
+    from generators import registry
+
+    suited = registry.get(name).private
+    if suited is None:
+        able = ", ".join(n for n in registry.names() if registry.get(n).private is not None)
+        raise BadInput(f"{name} cannot be fitted under epsilon; what can: {able}")
+    training = given.get("training", {})
+    return {**suited, **given, "training": {**suited["training"], **training}} if isinstance(training, Mapping) else given
 
 
 def without(table: pa.Table, names: list[str]) -> pa.Table:
