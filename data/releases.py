@@ -210,9 +210,15 @@ def retire(root: Path | str, dataset: str, keep: int) -> list[str]:
 
 def point(home: Path, number: int) -> None:
     """LATEST says this version, at once."""
-    _write(home / ".LATEST", f"v{number}\n")
-    os.replace(home / ".LATEST", home / "LATEST")
-    sync(home)
+    replaced(home / "LATEST", f"v{number}\n")
+
+
+def replaced(path: Path, text: str) -> None:
+    """A small file that is there whole, as it was or as it is now."""
+    fresh = path.with_name(f".{path.name}")
+    _write(fresh, text)
+    os.replace(fresh, path)
+    sync(path.parent)
 
 
 def quarantine(staged: Path, root: Path | str, dataset: str, manifest: Mapping[str, Any], reasons: Sequence[str]) -> Path:

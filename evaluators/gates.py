@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,8 @@ WHY = {
     "dcr": "Synthetic rows must not lie nearer to the rows they were learnt from than to rows never seen; 50 percent is ideal.",
     "membership": "Nobody should be able to guess from the synthetic rows who was in the training data; 0.5 is a blind guess.",
     "quality": "The files as written must hold what the schema promises: columns, types, ranges, categories, unique ids.",
+    "files": "Nothing that belongs to a single real row, such as an id, a rare value or an extreme one, may be read from the model, the report, "
+    "the card or the manifest.",
     "publishable": "Rows of some generators must never leave, whatever they score.",
 }
 
@@ -76,6 +78,13 @@ def check(scores: Mapping[str, Any], thresholds: Thresholds | None = None, *, pu
     gates.append({"name": "publishable", "value": publishable, "limit": True, "passed": publishable, "why": WHY["publishable"] + reason})
     noun = NOUN.get(at(scores, "fidelity", "kind"), "row")
     return [g | {"why": re.sub(r"\brow", noun, g["why"])} for g in gates]
+
+
+def unread(found: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The gate of what `evaluators.leaks.search` found in the files of a release: nothing, or it fails and names files and columns."""
+    where = ", ".join(sorted({f"{leak['file']} (column {leak['column']})" for leak in found}))
+    why = WHY["files"] + (f" Found in {where}; model and report files that hold it were removed." if found else "")
+    return {"name": "files", "value": len(found), "limit": 0, "passed": not found, "why": why}
 
 
 def tables(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:

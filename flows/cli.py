@@ -99,6 +99,10 @@ def parser() -> Parser:
         metavar="RULE",
         help="what every row keeps, e.g. 'a <= b' or 'total = net + tax' or 'unique: a, b'; may be repeated",
     )
+    run_.add_argument("--epsilon", type=float, metavar="E", help="differential privacy of the fit: smaller is stricter, 1 to 8 is usual")
+    run_.add_argument(
+        "--epsilon-budget", type=float, metavar="E", help="stop before the fits to this source have spent more than this together"
+    )
     run_.add_argument("--gate", action="append", default=[], metavar="NAME=LIMIT", help="a threshold of the verdict, e.g. copies=0.01")
     run_.add_argument("--name", help="the name of the dataset that is published; from the source when left out")
     run_.add_argument("--to", metavar="DIR", help="the folder of releases (default: releases)")
@@ -336,7 +340,7 @@ def serve(options: argparse.Namespace) -> int:
 def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
     """What the options say, as a job file would; `file` names the job file that they override."""
     said = {**vars(options), **fixed}
-    named = ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "to")
+    named = ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "to", "epsilon", "epsilon_budget")
     values = {k: said[k] for k in named if said.get(k) is not None}
     path = Path(options.source)
     if path.suffix in (".yaml", ".yml"):

@@ -25,6 +25,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data import releases
+from data.card import guarantee
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.sources import slug
@@ -42,6 +43,7 @@ from flows.stages import (
     load,
     plan,
     prepare,
+    real_of,
     recipe,
     refer,
     sized,
@@ -51,7 +53,8 @@ from flows.stages import (
     writable,
 )
 
-PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
+PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv", "opacus")
+Search = Callable[[Mapping[str, bytes]], list[dict[str, str]]]  # files -> what evaluators.leaks.search finds in them
 Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the gates as evaluators.gates.check lists them
 
 
@@ -79,6 +82,7 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
     `chosen` is the stage `choose` of a job that left the generator to `auto`: the release says what was tried, and is reproduced with
     the generator that was chosen.
     """
+    from evaluators import leaks
     from evaluators.gates import Thresholds, check
 
     run = keyed("publish", {"drawn": drawn.name, "judged": judged.name, "gates": job.gates}, ("data", "generators", "evaluators"))
@@ -97,8 +101,12 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
         "log": model["log"],
         "schema": model["schema"],
         "scores": read_json(judged / "scores.json"),
-        "reference": read_json(fitted / "reference.json"),
     }
+    if (fitted / "reference.json").is_file():
+        manifest["reference"] = read_json(fitted / "reference.json")
+    if (fitted / "ledger.json").is_file():
+        manifest["privacy"] = model["log"]["privacy"] | {"ledger": read_json(fitted / "ledger.json")}
+        manifest["source"]["notes"].append(guarantee(manifest["privacy"]))
     if (fitted / "drift.json").is_file():
         manifest["drift"] = read_json(fitted / "drift.json")
     if chosen:
@@ -109,7 +117,8 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
         gates = partial(check, thresholds=limits)
         draws, rows = partial(read_json, drawn / "draws.json"), stream(drawn / "rows.parquet")
         frames = Dataset.open(drawn / "frames.parquet") if (drawn / "frames.parquet").is_file() else None
-        outcome = release(staged, job.to, rows, manifest, fitted / "model", gates, draws=draws, frames=frames)
+        search = partial(leaks.search, leaks.Secrets.of(real_of(prepared)))
+        outcome = release(staged, job.to, rows, manifest, fitted / "model", gates, draws=draws, frames=frames, search=search)
     return kept(job, dataset, replace(outcome, private=private))
 
 
@@ -173,6 +182,7 @@ def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, t
         "rows": rows,
         "source": {**known.get("source", {}), "notes": [*known.get("source", {}).get("notes", []), note]},
         "job": known.get("job", {}),
+        **{key: known[key] for key in ("privacy",) if key in known},
         **asked.to_json(),
         "generator": made_by,
         "seed": seed,
@@ -215,10 +225,12 @@ def release(
     verdict: str = "published",
     draws: Callable[[], dict[str, Any]] = dict,
     frames: Dataset | None = None,
+    search: Search | None = None,
 ) -> Outcome:
     """Stream rows into a staged folder, check the written files, judge by the gates, and publish or quarantine it.
 
     `draws` tells, when all rows are written, out of how many draws they were made; `frames` are a few images on their way, for the report.
+    `search` finds what belongs to single rows in the files; a file in which it does leaves neither for the release nor for the quarantine.
     """
     from evaluators.pictures import pictures
     from evaluators.quality import quality
@@ -237,18 +249,41 @@ def release(
     publishable = registry.get(manifest["generator"]["name"]).publishable
     schema = Schema.from_json(manifest["schema"])
     manifest["scores"] = {**manifest["scores"], "quality": quality(schema, files)}
-    manifest["gates"] = gates(manifest["scores"], publishable=publishable)
-    manifest["reasons"] = [reason(gate) for gate in manifest["gates"] if not gate["passed"]]
-    manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
     if publishable:
         shutil.copytree(model, staged / "model")
+    manifest["gates"] = gates(manifest["scores"], publishable=publishable)
     shown = {"image": partial(pictures, files, frames, FRAMES), "text": partial(samples, schema, files)}.get(schema.modality, dict)
-    (staged / "report.html").write_text(render(manifest, shown() if publishable else None), encoding="utf-8")
+    pictured = shown() if publishable else None
+
+    def judged() -> None:
+        manifest["reasons"] = [reason(gate) for gate in manifest["gates"] if not gate["passed"]]
+        manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
+        (staged / "report.html").write_text(render(manifest, pictured), encoding="utf-8")
+
+    judged()
+    if search:
+        manifest["gates"].append(closed(staged, manifest, search))
+        judged()
     if manifest["reasons"]:
         folder = releases.quarantine(staged, to, dataset, manifest, manifest["reasons"])
     else:
         folder = releases.publish(staged, to, dataset, manifest, at=now)
     return Outcome(folder, read_json(folder / "release.json"))
+
+
+def closed(staged: Path, manifest: Mapping[str, Any], search: Search) -> dict[str, Any]:
+    """The gate of what belongs to single rows in a staged folder's files, its card and its manifest; a file that holds some is removed."""
+    from data.card import card
+    from evaluators.gates import unread
+
+    texts = {"release.json": json.dumps(manifest), "README.md": card({**manifest, "version": "v1"}, manifest["schema"])}
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= {path.relative_to(staged).as_posix(): path.read_bytes() for path in sorted(staged.rglob("*")) if path.parent.name != "data"
+              and path.is_file()}  # fmt: skip
+    found = search(files)
+    for name in {leak["file"] for leak in found} - set(texts):
+        (staged / name).unlink()
+    return unread(found)
 
 
 def told(draws: Mapping[str, Any]) -> str:
@@ -344,8 +379,8 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
     for option in ("query", "delimiter", "encoding", "size"):
         words += [f"--{option}", str(reading[option])] if option in reading else []
     words += ["--crop"] if "crop" in reading else []
-    for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name"):
-        words += [f"--{option}", str(said[option])] if option in said else []
+    for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "epsilon", "epsilon_budget"):
+        words += [f"--{option.replace('_', '-')}", str(said[option])] if option in said else []
     for column in said.get("drop", ()):
         words += ["--drop", column]
     for column, kind in said.get("kinds", {}).items():

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data import releases, sources
+from data import ledger, releases, sources
 from data.arrow import fingerprint
 from data.constraints import constrain
 from data.drift import drift, reference
@@ -240,7 +240,7 @@ def foretold(job: Job, train: Dataset) -> dict[str, Any]:
     if not isinstance(generator, Descending):
         fit = min(CELL_SECONDS * rows * len(train.schema.columns) / 60, job.minutes or float("inf"))
         return {"name": name, "size": {}, "minutes": {"fit": fit, "draw": 0.0, **judging}}
-    fitting, cost = generator.within(train, minutes=job.minutes, fixed=job.generator or (), device=job.device)
+    fitting, cost = generator.within(train, minutes=job.minutes, fixed=job.generator or (), device=job.device, private=job.epsilon is not None)
     size = {key: getattr(fitting, key) for key in chain(*generator.sizes)} if fitting != generator else {}
     drawn = (job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)
     minutes = {"fit": cost.minutes, "draw": drawn * cost.row_seconds / 60, **judging}
@@ -254,7 +254,7 @@ def sized(job: Job, budget: Path) -> Job:
 
 
 def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Done:
-    """The trained model, model/, and what is to be told of its data: reference.json. A killed fit goes on from its checkpoint.
+    """The trained model, model/, and what is to be told of its data: reference.json, or under epsilon ledger.json. A killed fit goes on from its checkpoint.
 
     When the source has drifted from that of the last release of `dataset` no further than the job allows, it is that release's model;
     drift.json says so, or why not.
@@ -266,7 +266,7 @@ def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Don
         "seed": job.seed,
         "minutes": job.minutes,
         "device": job.device,
-    }
+    } | ({"epsilon": job.epsilon} if job.epsilon is not None else {})
     moved, known = drifted(job, dataset, prepared, inputs["generator"])
     if moved and moved["kept"] and known:
         return stage(root, "fit", {**inputs, "drift": moved}, partial(keep, known, moved), code=("data", "generators"))
@@ -275,14 +275,35 @@ def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Don
         train = Dataset.open(prepared / "train.parquet")
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
-        fitted = generator.fit(train, seed=job.seed, minutes=job.minutes, device=job.device, folder=checkpoints, progress=teller("fit"))
+        if job.epsilon is not None:
+            write_json(folder / "ledger.json", spend(job, read_json(prepared / "source.json"), len(train), checkpoints))
+        fitted = generator.fit(
+            train,
+            seed=job.seed,
+            minutes=job.minutes,
+            device=job.device,
+            folder=checkpoints,
+            progress=teller("fit"),
+            epsilon=job.epsilon,
+        )
         fitted.save(folder / "model")
-        write_json(folder / "reference.json", reference(train))
+        if job.epsilon is None:
+            write_json(folder / "reference.json", reference(train))
         if moved:
             write_json(folder / "drift.json", moved)
         shutil.rmtree(checkpoints)
 
     return stage(root, "fit", inputs, work, code=("data", "generators"), resumes=True)
+
+
+def spend(job: Job, source: Mapping[str, Any], rows: int, checkpoints: Path) -> dict[str, Any]:
+    """Write down in the ledger of the destination that a fit under epsilon begins. BadInput when that exceeds the job's budget."""
+    from generators.private import APIECE, secret
+
+    fit = hashlib.sha256(b"fit" + secret(checkpoints)).hexdigest()[:16]
+    given = {"source": str(source["name"]), "fingerprint": str(source["fingerprint"])}
+    assert job.epsilon is not None
+    return ledger.spend(job.to, fit=fit, **given, epsilon=job.epsilon, delta=1 / (APIECE * rows), budget=job.epsilon_budget)
 
 
 def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any] | None, releases.Release | None]:
@@ -291,7 +312,7 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
     {"from": version, "value", "limit", "kept", "columns": the worst}; None without a release by the same recipe for the same columns, and
     when the source is the same.
     """
-    if job.drift is None or dataset is None or not (Path(job.to) / dataset).is_dir():
+    if job.drift is None or job.epsilon is not None or dataset is None or not (Path(job.to) / dataset).is_dir():
         return None, None
     try:
         known = releases.open_release(Path(job.to) / dataset, verify=True)

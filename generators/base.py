@@ -8,6 +8,7 @@ generator is one file with `build`, `sample` and either `learn` or, on the share
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -202,28 +203,29 @@ class Descending(Generator):
 
     @final
     def within(
-        self, data: Dataset, *, minutes: float | None = None, fixed: Collection[str] = (), device: str = "auto"
+        self, data: Dataset, *, minutes: float | None = None, fixed: Collection[str] = (), device: str = "auto", private: bool = False
     ) -> tuple[Self, Forecast]:
         """(the recipe at the largest of its sizes that makes all its steps within the minutes, or at the least; what its fit will cost).
 
         The recipe as it is without minutes, and when a field of `sizes` is among those `fixed`.
         """
-        found = self.expected(data, minutes=minutes, device=device)
+        found = self.expected(data, minutes=minutes, device=device, private=private)
         if found.steps == found.wanted or any(set(size) & set(fixed) for size in self.sizes):
             return self, found
         recipe = self
         for size in reversed(self.sizes):
             recipe = replace(self, **size)
-            found = recipe.expected(data, minutes=minutes, device=device)
+            found = recipe.expected(data, minutes=minutes, device=device, private=private)
             if found.steps == found.wanted:
                 break
         return recipe, found
 
     @final
-    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto") -> Forecast:
-        """The cost of `fit`, at most, from a fit of a few steps and a few draws."""
+    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto", private: bool = False) -> Forecast:
+        """The cost of `fit`, at most, from a fit of a few steps and a few draws; `private` for one under epsilon."""
+        epsilon = math.inf if private else None
         for tried in TRIED:
-            trial = replace(self, training=replace(self.training, steps=tried, patience=0)).fit(data, device=device)
+            trial = replace(self, training=replace(self.training, steps=tried, patience=0)).fit(data, device=device, epsilon=epsilon)
             if trial.log["training_seconds"] > SHOWN:
                 break
         seconds = trial.log["step_seconds"]

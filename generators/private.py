@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SHARE = 0.4  # of epsilon, what one sum (3) costs on its own; together they cost far less, since Gaussian noise adds up in squares
 APIECE = 10  # delta is 1 / (APIECE n)
 CELLS = 20_000_000  # gradients of single rows in memory at once
-CLOSE = 0.01  # of epsilon, that the accountant may be off by: what is promised is its upper bound
+CLOSE = 0.01  # of epsilon: how far the bound that is promised may lie above what is spent
 Cost = tuple[float, float, int]  # sigma, q, steps
 
 warnings.filterwarnings("ignore", message="Secure RNG turned off")
@@ -77,9 +78,9 @@ class Privacy:
         return sigma
 
     def to_json(self) -> dict[str, Any]:
-        """What a release tells: epsilon as it was spent, delta, and the steps that spent it."""
+        """What a release tells: epsilon, delta, and what was done within them."""
         told = [{"noise": round(sigma, 4), "rate": round(rate, 6), "steps": steps} for sigma, rate, steps in self.spent]
-        return {"epsilon": self.epsilon, "delta": self.delta, "spent": round(spent(self.spent, self.delta), 4), "mechanisms": told}
+        return {"epsilon": self.epsilon, "delta": self.delta, "mechanisms": told}
 
 
 def secret(folder: Path | None) -> bytes:
@@ -101,24 +102,29 @@ def seed_of(key: bytes, *place: object) -> int:
     return int.from_bytes(hashlib.sha256(key + repr(place).encode()).digest()[:8], "big") >> 1
 
 
-def spent(costs: list[Cost], delta: float) -> float:
-    """epsilon of all these together, at most."""
+def spent(costs: list[Cost], delta: float, close: float = 1.0) -> float:
+    """epsilon of all these together, at most; the bound lies CLOSE times `close` above it."""
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
     accountant.history = [cost for cost in costs if cost[2]]
     with np.errstate(divide="ignore"):  # where every row takes part, q = 1
-        return float(accountant.get_epsilon(delta, eps_error=CLOSE))  # (4)
+        return float(accountant.get_epsilon(delta, eps_error=CLOSE * close))  # (4)
 
 
 def noise_for(epsilon: float, delta: float, before: list[Cost], rate: float, steps: int) -> float:
-    """The least noise sigma, to half a percent, with which these steps and what was `before` cost at most epsilon."""
+    """The least noise sigma, to half a percent, with which these steps and what was `before` cost at most epsilon.
+
+    An infinite epsilon promises nothing and asks for no search: it is for trials of what a step costs.
+    """
+    if math.isinf(epsilon):
+        return 1.0
     low, high = 0.2, 0.4
-    while spent([*before, (high, rate, steps)], delta) > epsilon:
+    while spent([*before, (high, rate, steps)], delta, epsilon) > epsilon:
         low, high = high, 2 * high
     while high / low > 1.005:
         middle = (low * high) ** 0.5
-        low, high = (low, middle) if spent([*before, (middle, rate, steps)], delta) <= epsilon else (middle, high)
+        low, high = (low, middle) if spent([*before, (middle, rate, steps)], delta, epsilon) <= epsilon else (middle, high)
     return high
 
 
