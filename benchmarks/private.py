@@ -44,7 +44,11 @@ def main() -> int:
         for epsilon in given.epsilons:
             lines.append(row(name, epsilon or None, real, given.set))
             print(lines[-1], flush=True)
-    page = f"# adult under differential privacy\n\n{len(real.train):,} training rows, {len(real.test):,} test rows.\n\n" + "\n".join(lines) + "\n"
+    page = (
+        f"# adult under differential privacy\n\n{len(real.train):,} training rows, {len(real.test):,} test rows.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
     (given.to or Path(__file__).parent / "results" / "private-adult.md").write_text(page)
     return 0
 

@@ -240,7 +240,9 @@ def foretold(job: Job, train: Dataset) -> dict[str, Any]:
     if not isinstance(generator, Descending):
         fit = min(CELL_SECONDS * rows * len(train.schema.columns) / 60, job.minutes or float("inf"))
         return {"name": name, "size": {}, "minutes": {"fit": fit, "draw": 0.0, **judging}}
-    fitting, cost = generator.within(train, minutes=job.minutes, fixed=job.generator or (), device=job.device, private=job.epsilon is not None)
+    fitting, cost = generator.within(
+        train, minutes=job.minutes, fixed=job.generator or (), device=job.device, private=job.epsilon is not None
+    )
     size = {key: getattr(fitting, key) for key in chain(*generator.sizes)} if fitting != generator else {}
     drawn = (job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)
     minutes = {"fit": cost.minutes, "draw": drawn * cost.row_seconds / 60, **judging}

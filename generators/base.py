@@ -135,7 +135,9 @@ class Generator(ABC):
         privacy = None
         if epsilon is not None:
             if self.private is None:
-                raise BadInput(f"{type(self).__name__} cannot be fitted under epsilon: take a neural generator of tables, such as tabular/made")
+                raise BadInput(
+                    f"{type(self).__name__} cannot be fitted under epsilon: take a neural generator of tables, such as tabular/made"
+                )
             privacy = Privacy(epsilon, len(data), secret(folder), self.sums)
             codec = codec.noised(privacy)
         rows = codec.encode(learnt, np.random.default_rng([seed, 1]))

@@ -71,7 +71,12 @@ class Autoencoder(Descending):
     density: GMM = GMM()
     training: Training = Training(epochs=20, least_steps=300, batch=512, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[MixedCodec]] = MixedCodec
-    private: ClassVar[Mapping[str, Any]] = {"hidden": 64, "depth": 2, "bins": 32, "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99}}
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "depth": 2,
+        "bins": 32,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
     sums: ClassVar[int] = 2  # the moments of the codes are another
 
     def build(self, codec: MixedCodec) -> Coded:

@@ -94,7 +94,13 @@ class Diffusion(Descending):
     spread: float = 0.5
     training: Training = Training(epochs=40, least_steps=300, batch=512, lr=4e-3, weight_decay=0.1, clip=1.0, ema=0.999, decay=0.4)
     codec: ClassVar[type[TokenCodec]] = TokenCodec
-    private: ClassVar[Mapping[str, Any]] = {"hidden": 64, "depth": 3, "width": 8, "dropout": 0.0, "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99}}
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "depth": 3,
+        "width": 8,
+        "dropout": 0.0,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: TokenCodec) -> Denoiser:
         return Denoiser(codec.shares, self.hidden, self.depth, self.width, self.dropout)

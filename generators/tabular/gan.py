@@ -92,7 +92,12 @@ class GAN(Descending):
     training: Training = Training(epochs=24, least_steps=800, batch=256, lr=1e-3, betas=(0.0, 0.95), ema=0.9995, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[MixedCodec]] = MixedCodec
-    private: ClassVar[Mapping[str, Any]] = {"hidden": 64, "depth": 2, "penalty": 0.0, "training": {"steps": 1000, "batch": 512, "lr": 1e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99}}
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "depth": 2,
+        "penalty": 0.0,
+        "training": {"steps": 1000, "batch": 512, "lr": 1e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: MixedCodec) -> Pair:
         return Pair(len(codec.scores), codec.priors, self.noise, self.hidden, self.depth)

@@ -52,7 +52,12 @@ class MADE(Descending, Completing):
     dropout: float = 0.2
     training: Training = Training(epochs=40, least_steps=600, batch=256, lr=1e-2, weight_decay=0.1, ema=0.995, patience=2)
     codec: ClassVar[type[TokenCodec]] = TokenCodec
-    private: ClassVar[Mapping[str, Any]] = {"hidden": 16, "width": 8, "dropout": 0.0, "training": {"steps": 1000, "batch": 512, "lr": 5e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99}}
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 16,
+        "width": 8,
+        "dropout": 0.0,
+        "training": {"steps": 1000, "batch": 512, "lr": 5e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: TokenCodec) -> MaskedNet:
         last = codec.positions[codec.target].start if codec.target is not None and codec.seen >= MANY else None

@@ -145,7 +145,12 @@ class Transformer(Descending, Completing):
     shuffled: float = 0.5
     training: Training = Training(epochs=40, least_steps=600, batch=256, lr=6e-3, weight_decay=0.01, ema=0.995, patience=2)
     codec: ClassVar[type[TokenCodec]] = TokenCodec
-    private: ClassVar[Mapping[str, Any]] = {"width": 32, "dropout": 0.0, "shuffled": 0.0, "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99}}
+    private: ClassVar[Mapping[str, Any]] = {
+        "width": 32,
+        "dropout": 0.0,
+        "shuffled": 0.0,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: TokenCodec) -> RowNet:
         if self.width % self.heads:

@@ -66,7 +66,14 @@ class VAE(Neural):
     warm_up: int = 500
     training: Training = Training(epochs=40, least_steps=300, batch=512, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[MixedCodec]] = MixedCodec
-    private: ClassVar[Mapping[str, Any]] = {"hidden": 64, "depth": 2, "bins": 32, "modes": 16, "warm_up": 0, "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99}}
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "depth": 2,
+        "bins": 32,
+        "modes": 16,
+        "warm_up": 0,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: MixedCodec) -> VAENet:
         return VAENet(len(codec.scores), codec.sizes, self.latent, self.hidden, self.depth, self.bins, self.modes)
