@@ -38,11 +38,9 @@ NEIGHBOURS = (1, 2, 5, 10)
 def attacks(train: Dataset, test: Dataset, made: Dataset, *, seed: int = 0) -> dict[str, Any]:
     """{"singling", "inference": {"train", "control", "risk", "low", "high", "attempts"}, "informed": {"auc", "low", "high"}}.
 
-    Intervals are 95 %. An attack that cannot be made (too few rows or columns) is None.
+    Intervals are 95 %. Where nothing can be tried (no condition holds once, no column to guess from), "attempts" and the risk are 0.
     """
     rng = np.random.default_rng([seed, 0xA77])
-    if min(len(train), len(test), len(made)) < 20 or len(measured(train.schema)) < 2:
-        return {"singling": None, "inference": None, "informed": None}
     return {
         "singling": singling(train, test, made, rng),
         "inference": inference(train, test, made, rng),
@@ -51,7 +49,9 @@ def attacks(train: Dataset, test: Dataset, made: Dataset, *, seed: int = 0) -> d
 
 
 def risk(hits: np.ndarray, control: np.ndarray) -> dict[str, float]:
-    """(1) of bool [attempts] on training rows and on held-out rows, with its interval; both rates shrunk as by two more tries each way."""
+    """(1) of bool [attempts] on training rows and on held-out rows, with its interval; both rates shrunk as by one more hit and one more miss."""
+    if not len(hits):
+        return {"train": 0.0, "control": 0.0, "risk": 0.0, "low": 0.0, "high": 0.0, "attempts": 0}
     a, b = ((side.sum() + 1) / (len(side) + 2) for side in (hits, control))
     value = (a - b) / (1 - b)  # (1)
     spread = np.hypot(np.sqrt(a * (1 - a) / len(hits)) / (1 - b), np.sqrt(b * (1 - b) / len(control)) * (1 - a) / (1 - b) ** 2)
@@ -75,7 +75,7 @@ def columns_of(train: Dataset, datasets: list[Dataset]) -> tuple[list[np.ndarray
     return [np.column_stack(block) for block in blocks], np.array([column.is_number for column in columns])
 
 
-def singling(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Generator) -> dict[str, float] | None:
+def singling(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Generator) -> dict[str, float]:
     """Conditions that single out one synthetic row, held against as many training rows as held-out rows."""
     n = min(ROWS, len(train), len(test), len(made))
     (real, held, own), quantity = columns_of(train, [some(data, n, rng) for data in (train, test, made)])
@@ -89,7 +89,7 @@ def singling(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Genera
         if len(hits) == GUESSES:
             break
     found = np.array(hits, dtype=bool).reshape(-1, 2)
-    return risk(found[:, 0], found[:, 1]) if len(found) else None
+    return risk(found[:, 0], found[:, 1])
 
 
 def holds(values: np.ndarray, row: np.ndarray, chosen: np.ndarray, quantity: np.ndarray, middle: np.ndarray) -> int:
@@ -105,13 +105,13 @@ def holds(values: np.ndarray, row: np.ndarray, chosen: np.ndarray, quantity: np.
     return int(true.sum())
 
 
-def inference(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Generator) -> dict[str, float] | None:
+def inference(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Generator) -> dict[str, float]:
     """One column of real rows guessed from the nearest synthetic row by all others; hits of all guessed columns together."""
     columns = measured(train.schema)
     asked, among = [some(data, GUESSES, rng) for data in (train, test)], some(made, AMONG, rng)
     (*truth, own), quantity = columns_of(train, [*asked, among])
-    hits: list[list[np.ndarray]] = [[], []]
-    for k in rng.permutation(len(columns))[:COLUMNS].tolist():
+    hits: list[list[np.ndarray]] = [[np.zeros(0, dtype=bool)], [np.zeros(0, dtype=bool)]]
+    for k in rng.permutation(len(columns))[: COLUMNS if len(columns) > 1 else 0].tolist():
         rest = without(train.schema, columns[k].name)
         *places, where = points(Dataset.of(train.table, rest), [Dataset.of(data.table, rest) for data in (*asked, among)])
         known = np.sort(train_values(train, k)) if quantity[k] else np.zeros(0)
@@ -149,7 +149,7 @@ def informed(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Genera
     x = np.concatenate([np.column_stack([distances(one, where), distances(one, there)]) for one in asked])
     x = np.log(x + 1e-3)
     member = np.repeat([True, False], [len(inside), len(outside)])
-    score, fold = np.zeros(len(x)), rng.permutation(len(x)) % 2
+    score, fold = np.zeros(len(x)), np.arange(len(x)) % 2
     for side in (0, 1):
         learnt = fold != side
         middle, scale = x[learnt].mean(0), x[learnt].std(0) + 1e-9

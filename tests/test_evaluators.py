@@ -356,6 +356,7 @@ def good_scores() -> dict:
             "copies": {"synthetic": 0.0, "real": 0.0, "real_high": 0.001},
             "dcr": {"share": 50.5, "low": 49.0, "high": 52.0, "real": 50.0},
             "membership": {"auc": 0.51, "low": 0.5, "high": 0.52, "real": 0.5},
+            "attacks": {"informed": {"low": 0.49}, "singling": {"low": -0.02}, "inference": {"low": 0.01}},
         },
         "quality": {"passed": True, "failed": []},
     }
@@ -369,6 +370,9 @@ PATHS = {
     "copies": ("privacy", "copies", "real_high"),
     "dcr": ("privacy", "dcr", "low"),
     "membership": ("privacy", "membership", "low"),
+    "informed": ("privacy", "attacks", "informed", "low"),
+    "singling": ("privacy", "attacks", "singling", "low"),
+    "inference": ("privacy", "attacks", "inference", "low"),
     "quality": ("quality", "passed"),
 }
 
@@ -405,7 +409,7 @@ def test_a_generator_that_must_not_publish_never_passes():
 
 
 def test_thresholds_are_held():
-    tight = Thresholds(utility=0.91, detector=0.6, shape=1, trend=1, copies=-0.01, dcr=48, membership=0.4)
+    tight = Thresholds(utility=0.91, detector=0.6, shape=1, trend=1, copies=-0.01, dcr=48, membership=0.4, informed=0.4, singling=-1, inference=-1)
     assert {g["name"] for g in check(good_scores(), tight, publishable=True) if not g["passed"]} == set(PATHS) - {"quality"}
 
 
