@@ -22,9 +22,10 @@ def guarantee(privacy: Mapping[str, Any]) -> str:
     budget = f" of a budget of {ledger['budget']:g}" if ledger["budget"] is not None else ""
     fits = "one fit" if ledger["fits"] == 1 else f"{ledger['fits']} fits"
     return (
-        f"Differential privacy: the model's weights and shares, and so its rows, are ({privacy['epsilon']:g}, {privacy['delta']:.1e})-private "
-        "with regard to adding or removing one training row. Not covered: the schema, where quantities are cut, which categories are kept, "
-        f"and the scores, which are measured on real rows. {fits} to this source spent epsilon {ledger['epsilon']:g}{budget}, "
+        f"Differential privacy: the model's weights and shares, and so its rows, are ({privacy['epsilon']:g}, "
+        f"{privacy['delta']:.1e})-private with regard to adding or removing one training row. Not covered: the schema, "
+        "where quantities are cut, which categories are kept, and the scores, which are measured on real rows. "
+        f"{fits} to this source spent epsilon {ledger['epsilon']:g}{budget}, "
         f"delta {ledger['delta']:.1e}."
     )
 

@@ -38,8 +38,8 @@ def spend(
                 before = sum(e["epsilon"] for e in known)
                 if budget is not None and before + epsilon > budget + SLACK:
                     raise BadInput(
-                        f"the fits to {source} have spent epsilon {before:g} of a budget of {budget:g}, so one with {epsilon:g} more is not "
-                        "begun: ask for a smaller epsilon, or draw rows from a model that is released (alfar sample)"
+                        f"the fits to {source} have spent epsilon {before:g} of a budget of {budget:g}, so one with {epsilon:g} "
+                        "more is not begun: ask for a smaller epsilon, or draw rows from a model that is released (alfar sample)"
                     )
                 at = datetime.now(UTC).isoformat(timespec="seconds")
                 entry = {"fit": fit, "source": source, "fingerprint": fingerprint, "epsilon": epsilon, "delta": delta, "at": at}

@@ -49,7 +49,7 @@ def attacks(train: Dataset, test: Dataset, made: Dataset, *, seed: int = 0) -> d
 
 
 def risk(hits: np.ndarray, control: np.ndarray) -> dict[str, float]:
-    """(1) of bool [attempts] on training rows and on held-out rows, with its interval; both rates shrunk as by one more hit and one more miss."""
+    """(1) of bool [attempts] on training rows and on held-out rows, with its interval; rates as by one more hit and one more miss."""
     if not len(hits):
         return {"train": 0.0, "control": 0.0, "risk": 0.0, "low": 0.0, "high": 0.0, "attempts": 0}
     a, b = ((side.sum() + 1) / (len(side) + 2) for side in (hits, control))

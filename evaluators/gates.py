@@ -53,14 +53,15 @@ WHY = {
     "have them too.",
     "dcr": "Synthetic rows must not lie nearer to the rows they were learnt from than to rows never seen; 50 percent is ideal.",
     "membership": "Nobody should be able to guess from the synthetic rows who was in the training data; 0.5 is a blind guess.",
-    "informed": "Nor should somebody be able to guess it who knows of other people whether they were in the training data; 0.5 is a blind guess.",
-    "singling": "A condition that fits one synthetic row must not pick out a real person more often than one that never was in the training "
-    "data; this is the risk beyond that.",
-    "inference": "What is known of a training row must not let the rest of it be guessed from the synthetic rows better than it lets for rows "
-    "never seen; this is the risk beyond that.",
+    "informed": "Nor should somebody be able to guess it who knows of other people whether they were in the training data; "
+    "0.5 is a blind guess.",
+    "singling": "A condition that fits one synthetic row must not pick out a real person more often than one that never was in the "
+    "training data; this is the risk beyond that.",
+    "inference": "What is known of a training row must not let the rest of it be guessed from the synthetic rows better than it lets for "
+    "rows never seen; this is the risk beyond that.",
     "quality": "The files as written must hold what the schema promises: columns, types, ranges, categories, unique ids.",
-    "files": "Nothing that belongs to a single real row, such as an id, a rare value or an extreme one, may be read from the model, the report, "
-    "the card or the manifest.",
+    "files": "Nothing that belongs to a single real row, such as an id, a rare value or an extreme one, may be read from the model, "
+    "the report, the card or the manifest.",
     "publishable": "Rows of some generators must never leave, whatever they score.",
 }
 

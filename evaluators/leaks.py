@@ -1,6 +1,6 @@
 """Can anything that belongs to one real row be read from the files of a release, model files included?
 
-What belongs to somebody: values of a category that fewer than `RARE` rows hold; ids; texts, and the e-mail addresses and the words with
+What belongs to somebody: values of a category that fewer than `RARE` rows hold; ids; long texts, and the e-mail addresses and the words with
 digits in them that fewer than `RARE` rows use; the `RARE` least and largest values of a quantity; pixels. Only what can hardly stand in a
 file by chance is looked for: strings of at least `LEAST` bytes, ids with a letter or of nine digits, numbers of at least six figures, none
 of them in the program's own text. Bytes are searched as they are, so that a value is found in a tensor too, whether it stands there as
@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from data.images import decoded, encoded
-from data.schema import RARE, Column, Dataset, Split
+from data.schema import RARE, Column, Split
 from evaluators.overheard import MAIL
 
 LEAST = 8  # bytes: two random strings of such a length are not the same
 FIGURES = 6  # of a number
+TEXT = 60  # characters of a whole text: a shorter one may well be a part of another
 PICTURES, LONG = 10_000, 16  # real images, and how many bytes or pixels of each, that are looked for
 BLOCK = 1 << 22  # bytes searched at a time
 CODE = re.compile(r"(?=\w*\d)(?=\w*[^\W\d_])\w{8,}|\d{9,}")  # words of letters and digits, long numbers
@@ -61,13 +62,15 @@ class Secrets:
 
 def own(column: Column, real: Split) -> set[str]:
     """The strings of a column that belong to somebody."""
-    cells = [value for data in real for value in column.strings(data.table[column.name]).to_pylist() if value]
+    sides = [real.train] if column.kind == "text" else real  # a text that was never learnt from comes about by chance alone
+    cells = [value for data in sides for value in column.strings(data.table[column.name]).to_pylist() if value]
     if column.kind == "id":
         return {value for value in cells if len(value) >= LEAST and (not value.isdigit() or len(value) > LEAST)}
     if column.kind != "text":
         return {value for value, rows in Counter(cells).items() if rows < RARE}
     words = Counter(word for text in cells for word in {*CODE.findall(text), *MAIL.findall(text)})
-    return {text for text in cells if len(text.split()) > 3} | {word for word, rows in words.items() if rows < RARE}
+    texts = {text for text, rows in Counter(cells).items() if rows < RARE and len(text) >= TEXT}
+    return texts | {word for word, rows in words.items() if rows < RARE}
 
 
 def extremes(numbers: np.ndarray) -> list[float]:

@@ -158,7 +158,9 @@ def generator_of(job: Job, schema: Schema) -> Generator:
 def private(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """What is given of a recipe's fields, on those that suit a fit under epsilon. BadInput when the generator cannot make one."""
     from generators import registry
+    from generators.private import installed
 
+    installed()
     suited = registry.get(name).private
     if suited is None:
         able = ", ".join(n for n in registry.names() if registry.get(n).private is not None)
@@ -256,7 +258,7 @@ def sized(job: Job, budget: Path) -> Job:
 
 
 def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Done:
-    """The trained model, model/, and what is to be told of its data: reference.json, or under epsilon ledger.json. A killed fit goes on from its checkpoint.
+    """The trained model, model/, and what is to be told of its data: reference.json, or under epsilon ledger.json.
 
     When the source has drifted from that of the last release of `dataset` no further than the job allows, it is that release's model;
     drift.json says so, or why not.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from data.errors import BadInput
 from data.layout import Layout
 from data.schema import Dataset
-from generators.private import Privacy, secret
+from generators.private import Privacy, installed, secret
 from generators.train import SHARE, Training, few_threads, fitting, looking, planned, train
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class Generator(ABC):
                 raise BadInput(
                     f"{type(self).__name__} cannot be fitted under epsilon: take a neural generator of tables, such as tabular/made"
                 )
+            installed()
             privacy = Privacy(epsilon, len(data), secret(folder), self.sums)
             codec = codec.noised(privacy)
         rows = codec.encode(learnt, np.random.default_rng([seed, 1]))

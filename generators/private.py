@@ -16,6 +16,7 @@ ordinary floats (Mironov: On Significance of the Least Significant Bits for Diff
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 import math
 import os
@@ -31,6 +32,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from data.errors import BadInput
+
 if TYPE_CHECKING:
     from opacus.optimizers import DPOptimizer
 
@@ -40,7 +43,7 @@ CELLS = 20_000_000  # gradients of single rows in memory at once
 CLOSE = 0.01  # of epsilon: how far the bound that is promised may lie above what is spent
 Cost = tuple[float, float, int]  # sigma, q, steps
 
-warnings.filterwarnings("ignore", message="Secure RNG turned off")
+warnings.filterwarnings("ignore", message="Secure RNG turned off|Optimal order is the largest alpha")
 warnings.filterwarnings("ignore", message="There is a performance drop")  # of what torch.func does row by row
 logging.getLogger("opacus").setLevel(logging.ERROR)
 
@@ -81,6 +84,12 @@ class Privacy:
         """What a release tells: epsilon, delta, and what was done within them."""
         told = [{"noise": round(sigma, 4), "rate": round(rate, 6), "steps": steps} for sigma, rate, steps in self.spent]
         return {"epsilon": self.epsilon, "delta": self.delta, "mechanisms": told}
+
+
+def installed() -> None:
+    """BadInput unless opacus is there."""
+    if importlib.util.find_spec("opacus") is None:
+        raise BadInput('epsilon needs a package that is not installed: pip install "alfar[dp]"')
 
 
 def secret(folder: Path | None) -> bytes:

@@ -409,7 +409,9 @@ def test_a_generator_that_must_not_publish_never_passes():
 
 
 def test_thresholds_are_held():
-    tight = Thresholds(utility=0.91, detector=0.6, shape=1, trend=1, copies=-0.01, dcr=48, membership=0.4, informed=0.4, singling=-1, inference=-1)
+    tight = Thresholds(
+        utility=0.91, detector=0.6, shape=1, trend=1, copies=-0.01, dcr=48, membership=0.4, informed=0.4, singling=-1, inference=-1
+    )
     assert {g["name"] for g in check(good_scores(), tight, publishable=True) if not g["passed"]} == set(PATHS) - {"quality"}
 
 

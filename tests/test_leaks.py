@@ -19,7 +19,7 @@ from flows.job import Job
 
 CANARIES = 20
 WORDS = [f"Quetzalcanary{chr(97 + i)}x{i:02d}" for i in range(CANARIES)]
-NUMBERS = [987654.3201 + 1234.5 * i for i in range(CANARIES)]
+NUMBERS = [round(987654.3201 + 1234.5 * i**1.7, 4) for i in range(CANARIES)]
 LOOSE = {"utility": -99, "detector": 1, "shape": 100, "trend": 100, "copies": 1, "dcr": 100, "membership": 1, "informed": 1, "singling": 1}
 LOOSE |= {"inference": 1, "near": 1, "spans": 1, "leaks": 1, "coverage": 0}
 
@@ -71,7 +71,7 @@ def test_canaries_of_a_table_are_nowhere(name, tmp_path, capfd):
     brief = {"training": {"steps": 60}} if name == "tabular/made" else {"components": 4}
     outcome = publishing.synthesize(order("birds.csv", {"name": name, **brief}, target="rich", rows=3000))
     assert outcome.passed, outcome.manifest["reasons"]
-    assert {"files": True} == {g["name"]: g["passed"] for g in outcome.manifest["gates"] if g["name"] == "files"}
+    assert [g["passed"] for g in outcome.manifest["gates"] if g["name"] == "files"] == [True]
     said = json.dumps(suite(Schema.from_json(outcome.manifest["schema"]))).encode() + "".join(capfd.readouterr()).encode()
     log = (tmp_path / "home/runs/birds/metrics.jsonl").read_bytes()
     assert found_in(everything_in(tmp_path / "out") + said + log, numbers=NUMBERS) == []
@@ -107,7 +107,9 @@ def test_canaries_of_texts_are_nowhere(tmp_path, capfd):
     for word, place in zip(WORDS, rng.choice(len(texts), CANARIES, replace=False), strict=True):
         texts[place] = f"please {labels[place]} the door for {word} at once {10**9 + place}"
     csv.write_csv(pa.table({"text": texts, "intent": labels}), "birds.csv")
-    outcome = publishing.synthesize(order("birds.csv", "text/ngram", target="intent", kinds={"text": "text"}))
+    outcome = publishing.synthesize(
+        order("birds.csv", {"name": "text/gpt", "training": {"steps": 30}}, target="intent", kinds={"text": "text"})
+    )
     assert outcome.passed, outcome.manifest["reasons"]
     said = "".join(capfd.readouterr()).encode()
     assert found_in(everything_in(tmp_path / "out") + said) == []

@@ -53,7 +53,9 @@ def losses(costs: list[tuple[float, float, int]], removed: bool) -> tuple[np.nda
         place = np.log(upper / lower) / step + count // 2
         below = np.floor(place).astype(int)
         mass = upper / upper.sum()
-        split = np.bincount(below, mass * (below + 1 - place), minlength=count) + np.bincount(below + 1, mass * (place - below), minlength=count)
+        split = np.bincount(below, mass * (below + 1 - place), minlength=count) + np.bincount(
+            below + 1, mass * (place - below), minlength=count
+        )
         spectrum *= np.fft.rfft(np.fft.ifftshift(split)) ** times
     return grid, np.fft.fftshift(np.fft.irfft(spectrum, count))
 
@@ -72,7 +74,8 @@ def test_an_accountant_of_our_own_agrees(costs):
     assert private.spent(costs, delta) == pytest.approx(high, rel=0.03)
 
 
-def test_the_noise_spends_what_is_wanted(epsilon=2.0):
+def test_the_noise_spends_what_is_wanted():
+    epsilon = 2.0
     sigma = private.noise_for(epsilon, 1e-5, [(10.0 / epsilon, 1.0, 1)], 0.02, 300)
     assert 0.95 * epsilon < private.spent([(10.0 / epsilon, 1.0, 1), (sigma, 0.02, 300)], 1e-5) <= 1.01 * epsilon
 

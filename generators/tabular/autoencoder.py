@@ -5,10 +5,10 @@ Ghosh, Sajjadi, Vergari, Black, Schölkopf: From Variational to Deterministic Au
     (1)  h = encoder(x) + sigma eps                                        one sigma for all codes: nothing variational
     (2)  log p(x|h) = sum_k log softmax_k(h)[c_k] + sum_j log softmax_j(h)[bin of z_j]
     (3)  loss = - log p(x|h) + pull |encoder(x)|^2 / 2                     the pull keeps the codes together, sigma keeps them apart
-    (4)  p(h) = sum_m w_m N(h; mu_m, S_m)                                  EM on the codes (1) of the rows, once the decoder is trained; privately, M = 1
+    (4)  p(h) = sum_m w_m N(h; mu_m, S_m)                                  EM on the codes (1) of the rows, once the decoder is trained
 
-The codes, whitened, are a table of quantities, and `tabular/gmm` is what learns it. Sampling draws h from the mixture, then every column
-from its likelihood (never its mean). Bins of equal mass cut a quantity's rank Phi(z).
+The codes, whitened, are a table of quantities, and `tabular/gmm` is what learns it; under differential privacy it is one Gaussian. Sampling
+draws h from the mixture, then every column from its likelihood (never its mean). Bins of equal mass cut a quantity's rank Phi(z).
 """
 
 from __future__ import annotations
