@@ -1,1 +1,1 @@
-"""Side-by-side runs, beside the package. It is a package itself, because opacus installs another one of that name."""
+"""Measured figures: scripts that write `results/`."""

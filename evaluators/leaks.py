@@ -1,10 +1,10 @@
 """Can anything that belongs to one real row be read from the files of a release, model files included?
 
-What belongs to somebody: values of a category that fewer than `RARE` rows hold; ids; long texts, and the e-mail addresses and the words with
-digits in them that fewer than `RARE` rows use; the `RARE` least and largest values of a quantity; pixels. Only what can hardly stand in a
-file by chance is looked for: strings of at least `LEAST` bytes, ids with a letter or of nine digits, numbers of at least six figures, none
-of them in the program's own text. Bytes are searched as they are, so that a value is found in a tensor too, whether it stands there as
-text, as a float64 or as an int64; shorter strings are looked for among the strings of JSON alone.
+What belongs to somebody: values of a category that fewer than `RARE` rows hold; ids; long texts, and the e-mail addresses and the words
+with digits in them that fewer than `RARE` rows use; the `RARE` least and largest values of a quantity; parts of images. Only what can
+hardly stand in a file by chance is looked for: strings of at least `LEAST` bytes, ids with a letter or of nine digits, numbers of at least
+six figures, none of them in the program's own text. Bytes are searched as they are, so that a value is found in a tensor too, whether it
+stands there as text, as a float64 or as an int64; shorter strings are looked for among the strings of JSON alone.
 """
 
 from __future__ import annotations
