@@ -48,8 +48,8 @@ class Secrets:
             if column.kind == "image":
                 found.strings |= dict.fromkeys(parts(column, real), column.name)
             elif column.is_number:
-                for value in extremes(np.concatenate([column.numbers(data.table[column.name]) for data in real])):
-                    found.strings |= dict.fromkeys(spellings(value), column.name)
+                for number in extremes(np.concatenate([column.numbers(data.table[column.name]) for data in real])):
+                    found.strings |= dict.fromkeys(spellings(number), column.name)
             elif column.kind != "mask":
                 for value in own(column, real) - public:
                     if len(value.encode()) >= LEAST:

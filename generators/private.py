@@ -21,7 +21,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ class Steps:
             optimiser,
             noise_multiplier=self.sigma,  # set anew at each step: it is known when the number of steps is
             max_grad_norm=self.clip,
-            expected_batch_size=expected,  # type: ignore[arg-type]  (it only divides by it)
+            expected_batch_size=expected,  # type: ignore[arg-type]
             generator=torch.Generator(device),
         )
 
@@ -193,7 +193,7 @@ class Scored(nn.Module):
         return self.loss(self.net, tuple(t[None] for t in row), self.phase)
 
 
-def row_gradients(scored: Scored, parameters: dict[str, Tensor], rows: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def row_gradients(scored: Scored, parameters: Mapping[str, Tensor], rows: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """By name of the parameter, float [n, ...]: the gradient of each row's own loss."""
     if not len(rows[0]):
         return {name: p.new_zeros(0, *p.shape) for name, p in parameters.items()}

@@ -192,6 +192,25 @@ def test_no_seed_decides_the_noise_and_a_killed_fit_goes_on_with_its_own(quick, 
     assert all(torch.equal(kept[0][k], kept[1][k]) for k in kept[0])
 
 
+def test_a_private_fit_that_is_killed_goes_on_from_its_checkpoint(quick, tmp_path, monkeypatch):
+    recipe, data = brief("tabular/made"), table()
+    recipe = replace(recipe, training=replace(recipe.training, steps=20))
+    monkeypatch.setattr("generators.train.CHECKPOINT_SECONDS", 0.0)
+    (tmp_path / "whole").mkdir()
+    whole = recipe.fit(data, epsilon=3.0, folder=tmp_path / "whole").net.state_dict()
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed/secret").write_bytes((tmp_path / "whole/secret").read_bytes())
+
+    def kill(done: int, total: int, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recipe.fit(data, epsilon=3.0, folder=tmp_path / "killed", progress=kill)
+    assert (tmp_path / "killed/checkpoint.safetensors").exists()
+    again = recipe.fit(data, epsilon=3.0, folder=tmp_path / "killed").net.state_dict()
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+
 def test_shares_are_noisy_and_no_early_stop_holds_rows_out(quick):
     recipe = brief("tabular/made")
     assert recipe.training.patience == 2  # the recipe's own, which a private fit leaves aside
