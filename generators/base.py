@@ -131,7 +131,7 @@ class Generator(ABC):
 
         began, cpu = time.perf_counter(), time.process_time()
         learnt = Layout.of(data.schema).forward(data)
-        codec = self.codec.fit(learnt)
+        codec: Any = self.codec.fit(learnt)
         privacy = None
         if epsilon is not None:
             if self.private is None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data.images import column
 from data.schema import Dataset, Schema
+from data.sources import read
 from data.split import split
 from evaluators import leaks
 from evaluators.quality import suite
-from flows import cli, publishing
+from flows import publishing
 from flows.job import Job
+from generators.registry import make
 
 CANARIES = 20
 WORDS = [f"Quetzalcanary{chr(97 + i)}x{i:02d}" for i in range(CANARIES)]
@@ -64,26 +68,15 @@ def order(source: str, generator, **more) -> Job:
     return Job.of({"source": source, "name": "birds", "generator": generator, "gates": LOOSE, "to": "out", **more})
 
 
-@pytest.mark.parametrize("name", ["tabular/made", "tabular/gmm"])
-def test_canaries_of_a_table_are_nowhere(name, tmp_path, capfd):
+def test_canaries_of_a_table_are_nowhere(tmp_path, capfd):
     csv.write_csv(people(), "birds.csv")
     assert found_in((tmp_path / "birds.csv").read_bytes()) == WORDS
-    brief = {"training": {"steps": 60}} if name == "tabular/made" else {"components": 4}
-    outcome = publishing.synthesize(order("birds.csv", {"name": name, **brief}, target="rich", rows=3000))
+    outcome = publishing.synthesize(order("birds.csv", {"name": "tabular/made", "training": {"steps": 60}}, target="rich", rows=3000))
     assert outcome.passed, outcome.manifest["reasons"]
     assert [g["passed"] for g in outcome.manifest["gates"] if g["name"] == "files"] == [True]
     said = json.dumps(suite(Schema.from_json(outcome.manifest["schema"]))).encode() + "".join(capfd.readouterr()).encode()
     log = (tmp_path / "home/runs/birds/metrics.jsonl").read_bytes()
     assert found_in(everything_in(tmp_path / "out") + said + log, numbers=NUMBERS) == []
-
-
-def test_the_command_line_says_no_canary(tmp_path, capfd):
-    csv.write_csv(people(), "birds.csv")
-    options = [word for gate, limit in LOOSE.items() for word in ("--gate", f"{gate}={limit}")]
-    assert cli.main(["run", "birds.csv", "--target", "rich", "--generator", "tabular/marginal", *options]) == 0
-    said = "".join(capfd.readouterr()).encode()
-    assert b"release" in said
-    assert found_in(said + everything_in(tmp_path / "releases"), numbers=NUMBERS) == []
 
 
 def test_without_the_protection_of_rare_values_nothing_is_published(tmp_path, monkeypatch):
@@ -99,20 +92,31 @@ def test_without_the_protection_of_rare_values_nothing_is_published(tmp_path, mo
     assert found_in(rest) == []  # nor do the gate, its reason, the report or the card spell it
 
 
-def test_canaries_of_texts_are_nowhere(tmp_path, capfd):
+def released(recipe, real) -> bytes:
+    """Every byte of a release of a model that was fitted to these rows; the search has found nothing in it."""
+    recipe.fit(real.train, seed=0).save(Path("model"))
+    outcome = publishing.resample(Path("model"), 60, 0, publishing.Asked(), "birds", "out")
+    assert outcome.manifest["verdict"] == "sampled"
+    assert (outcome.folder / "report.html").exists()
+    assert (outcome.folder / "model/model.safetensors").exists()
+    files = {p.name: p.read_bytes() for p in outcome.folder.rglob("*") if p.is_file() and p.suffix != ".parquet"}
+    assert leaks.search(leaks.Secrets.of(real), files) == []
+    return everything_in(Path("out")) + json.dumps(suite(real.train.schema)).encode()
+
+
+def test_canaries_of_texts_are_nowhere(capfd):
     rng = np.random.default_rng(0)
     verbs, things = ["open", "close", "paint", "clean", "lift"], ["door", "window", "table", "garden gate", "lamp"]
     texts = [f"please {v} the {t} in the {r}" for v in verbs for t in things for r in ("hall", "kitchen", "attic", "shed")] * 4
     labels = [text.split()[1] for text in texts]
     for word, place in zip(WORDS, rng.choice(len(texts), CANARIES, replace=False), strict=True):
         texts[place] = f"please {labels[place]} the door for {word} at once {10**9 + place}"
-    csv.write_csv(pa.table({"text": texts, "intent": labels}), "birds.csv")
-    outcome = publishing.synthesize(
-        order("birds.csv", {"name": "text/gpt", "training": {"steps": 30}}, target="intent", kinds={"text": "text"})
-    )
-    assert outcome.passed, outcome.manifest["reasons"]
-    said = "".join(capfd.readouterr()).encode()
-    assert found_in(everything_in(tmp_path / "out") + said) == []
+    table = pa.table({"text": texts, "intent": labels})
+    real = split(Dataset.of(table, Schema.infer(table, target="intent", kinds={"text": "text"})))
+    planted = leaks.Secrets.of(real).strings
+    assert sum(word.encode() in planted for word in WORDS) >= CANARIES // 2  # those of the training rows are looked for
+    whole = released(make("text/gpt", {"width": 32, "depth": 1, "training": {"steps": 40, "batch": 32}}), real)
+    assert found_in(whole + "".join(capfd.readouterr()).encode()) == []
 
 
 def test_canaries_of_images_are_nowhere(tmp_path, capfd):
@@ -127,16 +131,28 @@ def test_canaries_of_images_are_nowhere(tmp_path, capfd):
             if number < CANARIES // 2:
                 name, image = WORDS[number + (CANARIES // 2 if label == "right" else 0)], rng.integers(0, 256, (16, 16)).astype(np.uint8)
                 canaries.append(image)
-            Image.fromarray(image if label == "left" else image[:, ::-1]).save(tmp_path / "birds" / label / f"{name}.png")
-    outcome = publishing.synthesize(order("birds", {"name": "image/gmm"}))
-    assert outcome.passed, outcome.manifest["reasons"]
-    whole = everything_in(tmp_path / "out") + "".join(capfd.readouterr()).encode()
+            Image.fromarray(image).save(tmp_path / "birds" / label / f"{name}.png")
+    source = read(str(tmp_path / "birds"))
+    real = split(Dataset.of(source.table, Schema.infer(source.table, target="label", kinds=source.kinds)))
+    whole = released(make("image/gmm", {"components": 2}), real) + "".join(capfd.readouterr()).encode()
     assert found_in(whole) == []
     for image in canaries:
-        for one in (image, image[:, ::-1]):
-            line = np.ascontiguousarray(one[5])
-            assert line.tobytes() not in whole
-            assert (line / np.float32(127.5) - 1).astype(np.float32).tobytes() not in whole
+        line = np.ascontiguousarray(image[5])
+        assert line.tobytes() not in whole
+        assert (line / np.float32(127.5) - 1).astype(np.float32).tobytes() not in whole
+
+
+def test_an_image_is_found_as_a_file_and_as_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (1, 16, 16)).astype(np.uint8) for _ in range(60)]
+    table = pa.table({"image": column(images)})
+    secrets = leaks.Secrets.of(split(Dataset.of(table, Schema.infer(table, kinds={"image": "image"}))))
+    for content in (
+        table["image"][3]["bytes"].as_py(),
+        images[3].tobytes(),
+        (images[3] / np.float32(127.5) - 1).astype(np.float32).tobytes(),
+    ):
+        assert leaks.search(secrets, {"model.safetensors": b"." * 99 + content}) == [{"file": "model.safetensors", "column": "image"}]
 
 
 # ---------------------------------------------------------------- the search
