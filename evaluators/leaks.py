@@ -92,7 +92,8 @@ def parts(column: Column, real: Split) -> Iterator[bytes]:
     for data in real:
         for row, cell in enumerate(encoded(data.table[column.name].slice(0, PICTURES))):
             middle = max(0, len(cell) // 2 - LONG // 2)
-            lines = decoded(cell, row).reshape(-1, decoded(cell, row).shape[-1])
+            image = decoded(cell, row)
+            lines = image.reshape(-1, image.shape[-1])
             line = lines[np.abs(np.diff(lines.astype(int), axis=1)).sum(1).argmax()][:LONG]
             if len(np.unique(line)) >= LEAST:
                 yield from (cell[middle : middle + LONG], line.tobytes(), (line / np.float32(127.5) - 1).astype(np.float32).tobytes())
