@@ -139,6 +139,7 @@ def without(schema: Schema, name: str) -> Schema:
 
 def informed(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Generator) -> dict[str, float | None]:
     """Area of telling training rows from held-out ones by a classifier that has learnt on as many of whom it is known."""
+    from scipy.stats import rankdata
     from sklearn.linear_model import LogisticRegression
 
     n = min(GUESSES, len(test) // 2, len(train) // 2)
@@ -155,7 +156,7 @@ def informed(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Genera
         middle, scale = x[learnt].mean(0), x[learnt].std(0) + 1e-9
         model = LogisticRegression(C=0.1).fit((x[learnt] - middle) / scale, member[learnt])
         chance = model.decision_function((x[~learnt] - middle) / scale)
-        score[~learnt] = chance.argsort().argsort() / len(chance)  # two models have no common scale, their ranks have
+        score[~learnt] = rankdata(chance.round(9)) / len(chance)  # two models have no common scale, their ranks have
     value, variance = area_and_variance(member, score)
     return with_interval(value, variance**0.5)
 
