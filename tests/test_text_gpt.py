@@ -12,7 +12,7 @@ from data.errors import BadInput
 from data.schema import Dataset, Schema
 from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP
 from generators.fitted import Fitted
-from generators.text.gpt import GPT, nucleus
+from generators.text.gpt import GPT
 from generators.text.ngram import Ngram
 from generators.text.sequences import SequenceNet, swapped
 from generators.train import Training
@@ -149,22 +149,12 @@ def test_special_tokens_cannot_be_forged(labels, texts):
 def test_draws_follow_the_likelihood():
     """Shares of short rows among 20,000 draws are their probabilities by the sum over the order in which they are drawn."""
     made, n = net(labels=0, texts=2, longest=6, size=FIRST + 2), 20_000
-    tokens = GPT(nucleus=1.0).draw(made, torch.zeros(n, dtype=torch.int64), torch.Generator().manual_seed(0))
+    tokens = GPT(top_p=1.0).draw(made, torch.zeros(n, dtype=torch.int64), torch.Generator().manual_seed(0))
     found, counts = tokens.unique(dim=0, return_counts=True)
     short = found[:, -1] == PAD  # those that were not cut
     p = GPT().log_prob(made, (found[short], torch.zeros(int(short.sum()), dtype=torch.int64))).exp()
     error = (counts[short] / n - p) / (p * (1 - p) / n + 1e-9).sqrt()
     assert error.abs()[p > 0.003].max() < 4.5
-
-
-def test_the_nucleus_holds_the_fewest_tokens():
-    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).expand(20_000, 4)
-    shares = torch.bincount(nucleus(p, 0.8, torch.Generator().manual_seed(0)), minlength=4) / 20_000
-    assert torch.allclose(shares, torch.tensor([0.625, 0.375, 0, 0]), atol=0.015)
-    shares = torch.bincount(nucleus(p, 0.801, torch.Generator().manual_seed(0)), minlength=4) / 20_000
-    assert shares[2] > 0.1
-    assert shares[3] == 0
-    assert (nucleus(p[:99], 1e-6, torch.Generator().manual_seed(0)) == 0).all()
 
 
 def test_classify_is_bayes_on_the_likelihood():
@@ -201,7 +191,7 @@ def test_the_filter_keeps_what_the_net_would_name():
 
 def test_parameters_are_checked():
     data = sentences()
-    for bad in (GPT(width=30), GPT(nucleus=0.0), GPT(temperature=-1.0)):
+    for bad in (GPT(width=30), GPT(top_p=0.0), GPT(temperature=-1.0)):
         with pytest.raises(BadInput, match=r"text/gpt"):
             bad.fit(data)
 

@@ -1,22 +1,21 @@
 """GPT: a decoder that learns every row in both directions, so that one net draws rows, names labels and answers texts with texts.
 
 Radford et al.: Improving Language Understanding by Generative Pre-Training, 2018, and Language Models are Unsupervised Multitask
-Learners, 2019; the nucleus is Holtzman et al.: The Curious Case of Neural Text Degeneration, 2020, arXiv:1904.09751; rows are kept where
-the net agrees as in Anaby-Tavor et al.: Do Not Have Enough Data? Deep Learning to the Rescue!, 2020, arXiv:1911.03118.
+Learners, 2019; tokens are chosen as in generators/nets/words.py; rows are kept where the net agrees as in Anaby-Tavor et al.: Do Not Have
+Enough Data? Deep Learning to the Rescue!, 2020, arXiv:1911.03118.
 
     (1)  log p(x, y) = sum_i log p(s_i | s_0 … s_i-1)        s = BOS x SEP y EOS, or BOS x y EOS when y is a label
     (2)  log p(y) p(x | y) likewise                          s = BACK y SEP x EOS, or BACK y x EOS
     (3)  loss = - log p, a token; two thirds of each batch in the order in which rows are drawn, the others in the other one,
          where the label at the end of (1) counts `emphasis` times
     (4)  p(y | x) = p(label y after BOS x) / sum_y' p(label y' after BOS x)
-    (5)  a token is drawn from p^(1/temperature), again while the tokens that are likelier hold `nucleus` of the mass
-    (6)  x ~ p(x | y), again while p(y | x) is not the largest of all labels', at most `tries` times
+    (5)  x ~ p(x | y), again while p(y | x) is not the largest of all labels', at most `tries` times
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 from data.errors import BadInput
 from generators.base import Answering, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, PAD, SEP, TextCodec
-from generators.nets.mlp import drawn
+from generators.nets.words import chosen
 from generators.text.sequences import SequenceNet
 from generators.train import Training
 
@@ -35,7 +34,7 @@ AT_WORK = 65_536  # places of rows that are drawn side by side
 
 @dataclass(frozen=True)
 class GPT(Neural, Answering):
-    """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `nucleus`; how often a row whose label the
+    """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `top_p`; how often a row whose label the
     net would not name is drawn again: `tries`. A label counts as much as `emphasis` tokens where it is to be named.
     """
 
@@ -44,7 +43,7 @@ class GPT(Neural, Answering):
     heads: int = 4
     dropout: float = 0.2
     temperature: float = 1.0
-    nucleus: float = 0.95
+    top_p: float = 0.95
     tries: int = 4
     emphasis: float = 8.0
     training: Training = Training(epochs=22, least_steps=1500, batch=64, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, patience=3)
@@ -53,8 +52,8 @@ class GPT(Neural, Answering):
     def build(self, codec: TextCodec) -> SequenceNet:
         if self.width % self.heads:
             raise BadInput(f"text/gpt.width is {self.width}; it must be a multiple of heads, which is {self.heads}")
-        if not 0 < self.nucleus <= 1 or self.temperature <= 0:
-            raise BadInput("text/gpt.nucleus lies above 0 and not above 1, text/gpt.temperature above 0")
+        if not 0 < self.top_p <= 1 or self.temperature <= 0:
+            raise BadInput("text/gpt.top_p lies above 0 and not above 1, text/gpt.temperature above 0")
         shares = torch.tensor(codec.shares)
         labelled = codec.label is not None
         return SequenceNet(codec.size, shares, labelled, len(codec.texts), codec.longest, self.width, self.depth, self.heads, self.dropout)
@@ -89,7 +88,7 @@ class GPT(Neural, Answering):
     def draw(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
         tokens = self.once(net, labels, rng)
         for _ in range(self.tries if net.labels else 0):
-            wrong = (self.classify(net, tokens).argmax(1) != labels).nonzero()[:, 0]  # (6)
+            wrong = (self.classify(net, tokens).argmax(1) != labels).nonzero()[:, 0]  # (5)
             if not len(wrong):
                 break
             tokens[wrong] = self.once(net, labels[wrong], rng)
@@ -114,20 +113,7 @@ class GPT(Neural, Answering):
     def completed(self, net: SequenceNet, begun: Tensor, known: Tensor, rng: torch.Generator | None) -> Tensor:
         """Tokens [n, T] of sequences that have begun, in groups of like beginnings."""
         tokens = torch.full((len(begun), net.longest), PAD)
+        choose = partial(chosen, temperature=self.temperature, top_p=self.top_p, rng=rng)
         for group in known.argsort(stable=True).split(max(16, AT_WORK // net.places)):
-            tokens[group] = net.rows(net.go_on(begun[group], known[group], self.chosen(rng)))
+            tokens[group] = net.rows(net.go_on(begun[group], known[group], choose))
         return tokens
-
-    def chosen(self, rng: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-        """Tokens [m] out of logits [m, V + L]."""
-        return lambda logits: logits.argmax(1) if rng is None else nucleus((logits / self.temperature).softmax(1), self.nucleus, rng)
-
-
-def nucleus(p: Tensor, mass: float, rng: torch.Generator) -> Tensor:
-    """int64 [m]: one token a row of p [m, V] out of the fewest that together hold `mass`."""
-    tokens, left = drawn(p, rng), torch.arange(len(p) if mass < 1 else 0)
-    while len(left):
-        likelier = (p * (p > p.gather(1, tokens[left, None]))).sum(1)
-        p, left = p[likelier >= mass], left[likelier >= mass]
-        tokens[left] = drawn(p, rng)  # (5)
-    return tokens
