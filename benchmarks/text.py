@@ -224,7 +224,7 @@ def cache() -> dict[str, Any]:
     from generators.registry import make
 
     real = clinc150()
-    fitted = make("text/gpt", {"training": {"steps": 1}, "tries": 0}).fit(real.train, seed=0)
+    fitted = make("text/gpt", {"training": {"steps": 1}, "candidates": 1}).fit(real.train, seed=0)
     net, labels = fitted.net, torch.arange(256) % len(fitted.codec.shares)  # type: ignore[attr-defined]
     with torch.inference_mode():
         began = time.process_time()

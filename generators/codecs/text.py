@@ -73,6 +73,9 @@ class TextCodec(LabelCodec):
     def cells(self) -> int:
         return max(1, self.longest)
 
+    def filled(self, rows: Rows) -> float:
+        return float((rows[0] != PAD).sum(1, dtype=torch.float64).mean())
+
     @property
     def size(self) -> int:
         """V: the number of tokens."""
