@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from data.errors import BadInput
 from data.schema import Dataset, Schema
-from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP
+from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
 from generators.fitted import Fitted
 from generators.text.gpt import GPT, telling
 from generators.text.ngram import Ngram
@@ -197,6 +197,11 @@ def test_rows_that_say_something_else_are_chosen():
     assert set(telling(tokens, some, 3).tolist()) == {1, 2, 3}
     assert sorted(telling(tokens, some, 5).tolist()) == [0, 1, 2, 3, 4]
     assert set(telling(tokens, some, 4).tolist()) > {1, 2, 3}
+
+
+def test_rows_cost_what_they_hold():
+    codec = TextCodec.fit(sentences())
+    assert codec.filled((rows([A, EOS], [A, B, SEP, C, EOS], longest=9), Y[:2])) == 3.5
 
 
 def test_parameters_are_checked():
