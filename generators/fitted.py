@@ -197,9 +197,10 @@ def parameters(generator: Generator) -> dict[str, Any]:
 
 
 def sound(name: str, tensor: Tensor) -> bool:
-    """Are these numbers and, where they are shares, such that something can be drawn by them?"""
-    shares = "shares" in name.split(".") and tensor.is_floating_point()
-    return bool(tensor.isfinite().all()) and not (shares and (tensor.min() < 0 or (tensor.sum(-1) <= 0).any()))
+    """Are weights numbers, and shares such that something can be drawn by them?"""
+    if "shares" in name.split(".") and (tensor.min() < 0 or (tensor.sum(-1) <= 0).any()):
+        return False
+    return not name.startswith("net.") or bool(tensor.isfinite().all())
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

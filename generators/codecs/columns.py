@@ -283,7 +283,8 @@ class Quantiles:
     def restore(cls, column: Column, spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Quantiles:
         low, high, ends, token, tails = (arrays[name] for name in ("low", "high", "ends", "token", "tails"))
         steps = np.diff(token, prepend=0)
-        if not len(low) == len(high) == len(ends) == len(token) or steps.min() < 0 or steps.max() > 1 or len(tails) != 2:
+        numbers = all(bool(np.isfinite(array).all()) for array in (low, high, ends, tails)) and len(tails) == 2
+        if not numbers or not len(low) == len(high) == len(ends) == len(token) or steps.min() < 0 or steps.max() > 1:
             raise ValueError(column.name)
         return cls(column, low, high, ends, token, tails, float(spec["nulls"]))
 
