@@ -11,9 +11,9 @@ Weiss: On GANs and GMMs, 2018, arXiv:1805.12462; axes by Halko, Martinsson, Trop
 
 A turn of the axes has no volume, so (2) is an exact density over the D numbers of an image, taken from 0 to 1, with the one-hot channels
 of a mask among them. Even noise looks like haze, so (4) leaves it out; and as a sum of axes has soft edges and no true black, a rising
-curve a channel gives the draws the histogram of the real pixels. The density is that of the images before this curve and before W'. A Gaussian
-takes a turn for a blend of pictures, so it knows small ones only, and W' adds what is beyond them, sharp (mixtures of what a
-transformation hides: Frey, Jojic: Estimating Mixture Models of Images and Inferring Spatial Transformations, CVPR 1999).
+curve a channel gives the draws the histogram of the real pixels. The density is that of the images before this curve and before W'.
+A Gaussian takes a turn for a blend of pictures, which is true of small ones only; W' adds the others, sharp (Frey, Jojic: Estimating
+Mixture Models of Images and Inferring Spatial Transformations Using the EM Algorithm, CVPR 1999).
 """
 
 from __future__ import annotations
