@@ -55,7 +55,7 @@ class Diffusion(Neural, Unfolding):
     hidden: int = 512
     steps: int = 10
     eta: float = 1.0
-    training: Training = Training(epochs=30, least_steps=900, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
+    training: Training = Training(epochs=30, least_steps=1000, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
     def build(self, codec: ImageCodec) -> UNet:
