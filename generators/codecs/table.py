@@ -58,6 +58,9 @@ class TableCodec(Codec):
     def cells(self) -> int:
         return len(self.schema.columns)
 
+    def filled(self, rows: Rows) -> float:
+        return self.cells
+
     def noised(self, privacy: Privacy) -> Self:
         """The same with shares of its tokens under noise: a row adds 1 to one token of each column.
 
