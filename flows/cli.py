@@ -313,14 +313,14 @@ def diff(options: argparse.Namespace) -> int:
     """`alfar diff`"""
     from flows import operate
 
-    return operate.diff(Path(options.first), Path(options.second))
+    return operate.diff(options.first, options.second)
 
 
 def doctor(options: argparse.Namespace) -> int:
     """`alfar doctor`"""
     from flows import operate
 
-    return operate.doctor(Path(options.to))
+    return operate.doctor(options.to)
 
 
 def serve(options: argparse.Namespace) -> int:

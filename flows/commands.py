@@ -19,6 +19,7 @@ from data.errors import BadInput
 from data.images import measures
 from data.schema import Dataset
 from data.sources import images
+from data.stores import place, remote
 from flows import auto, publishing, screen, stages
 from flows.folders import read_json, run_folder
 from flows.job import Job, shown
@@ -113,7 +114,7 @@ def sample(model: str, rows: int, seed: int, asked: publishing.Asked, name: str 
     if seed < 0:
         raise BadInput(f"--seed is {seed}; it should be at least 0")
     with screen.progress():
-        outcome = publishing.resample(Path(model), rows, seed, asked, name, to)
+        outcome = publishing.resample(place(model), rows, seed, asked, name, to)
     print(f"{outcome.manifest['verdict'].upper()}: {rows:,} rows of {outcome.manifest['dataset']}")
     print(publishing.told(outcome.manifest["draws"]))
     if not outcome.passed:
@@ -128,7 +129,7 @@ def impute(model: str, source: str, seed: int, to: Path) -> int:
         raise BadInput(f"--seed is {seed}; it should be at least 0")
     if to.suffix != ".parquet" or to.is_dir() or not to.absolute().parent.is_dir():
         raise BadInput(f"--to is {str(to)!r}; it should be a .parquet file in a folder that exists")
-    fitted = stages.load(publishing.origin(Path(model))[0])
+    fitted = stages.load(publishing.origin(place(model))[0])
     table = sources.read(source).table
     data = Dataset.of(table, fitted.schema)
     filled = fitted.impute(data, seed=seed).table
@@ -206,6 +207,8 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None)
     listed = [] if generators == "all" else [name.strip() for name in generators.split(",")]
     for name in listed:
         registry.get(name)
+    if to is not None and remote(to):
+        raise BadInput("compare writes its board on this machine: give --to a folder")
     if seeds < 1:
         raise BadInput(f"--seeds is {seeds}; it should be at least 1")
     plan = stages.plan(job)

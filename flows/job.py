@@ -29,6 +29,7 @@ from yaml.constructor import ConstructorError
 
 from data.errors import BadInput, suggest
 from data.schema import Kind, Task
+from data.stores import place
 
 LARGEST = 1_000_000  # bytes of a job file
 SECRET = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
@@ -62,10 +63,11 @@ class Reading(BaseModel):
 
     @model_validator(mode="after")
     def fits(self) -> Self:
-        """A size that images can have."""
+        """A size that images can have, and no secret in the URL of an object store."""
         from data.sources.images import Fit
 
         Fit.of(self.size, self.crop)
+        place(self.spec)
         return self
 
 
@@ -94,6 +96,14 @@ class Job(BaseModel):
     to: str = Field("releases", min_length=1, max_length=4096, description="the folder of releases")
     keep: int | None = Field(None, ge=1, le=10_000, description="versions that stay after a release, the newest; all when left out")
     schedule: str | None = Field(None, description="cron: minute hour day month weekday, UTC")
+
+    @field_validator("to", "test")
+    @classmethod
+    def placed(cls, value: str | None) -> str | None:
+        """A folder, or the URL of a place in an object store."""
+        if value is not None:
+            place(value)
+        return value
 
     @field_validator("generator", mode="before")
     @classmethod

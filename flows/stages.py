@@ -35,6 +35,7 @@ from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
 from data.sources import images
 from data.split import split
+from data.stores import fetch, place
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
 from flows.job import Job
@@ -278,10 +279,10 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
     {"from": version, "value", "limit", "kept", "columns": the worst}; None without a release by the same recipe for the same columns, and
     when the source is the same.
     """
-    if job.drift is None or dataset is None or not (Path(job.to) / dataset).is_dir():
+    if job.drift is None or dataset is None or not (place(job.to) / dataset).is_dir():
         return None, None
     try:
-        known = releases.open_release(Path(job.to) / dataset, verify=True)
+        known = releases.open_release(place(job.to) / dataset, verify=True)
         manifest = known.manifest
         same = manifest["source"].get("fingerprint") == read_json(prepared / "source.json")["fingerprint"]
         train = Dataset.open(prepared / "train.parquet")
@@ -298,7 +299,7 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
 
 def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
     """The model of a release, as the result of a fit."""
-    shutil.copytree(known.model, folder / "model")
+    fetch(known.model, folder / "model")
     write_json(folder / "reference.json", known.manifest["reference"])
     write_json(folder / "drift.json", moved)
 
