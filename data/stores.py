@@ -220,8 +220,6 @@ def fetch(source: Place, to: Path) -> None:
         found = {
             info.path.removeprefix(source.key): replace(source, key=info.path) for info in source.listed(recursive=True) if info.is_file
         }
-    if not found:
-        raise BadInput(f"there is nothing at {source}: check the URL")
     for name, item in found.items():
         path = to / name.lstrip("/") if name else to
         path.parent.mkdir(parents=True, exist_ok=True)

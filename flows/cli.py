@@ -199,6 +199,7 @@ def reading(sub: Parser) -> None:
     sub.add_argument("--query", metavar="SQL", help="the query, when the source is a database URL")
     sub.add_argument("--delimiter", help="what separates the fields of a CSV file; detected when left out")
     sub.add_argument("--encoding", help="of a CSV file; detected when left out")
+    sub.add_argument("--sample", type=int, metavar="N", help="of a source with more rows, use so many at random (default: 2000000)")
     sub.add_argument("--size", metavar="N|WxH", help="bring images to this many pixels, e.g. 32 or 48x32")
     sub.add_argument(
         "--crop", action="store_true", default=None, help="cut images to the proportions of --size first; else they are stretched"
@@ -345,7 +346,7 @@ def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
         values = {**read_yaml(path), **values, "file": str(path)}
     else:
         values["source"] = {"spec": options.source}
-    source = {k: said[k] for k in ("query", "delimiter", "encoding", "size", "crop") if said.get(k) is not None}
+    source = {k: said[k] for k in ("query", "delimiter", "encoding", "size", "crop", "sample") if said.get(k) is not None}
     if source:
         known = values.get("source")
         values["source"] = {**(known if isinstance(known, dict) else {"spec": known}), **source}

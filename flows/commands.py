@@ -23,6 +23,7 @@ from data.stores import place, remote
 from flows import auto, publishing, screen, stages
 from flows.folders import read_json, run_folder
 from flows.job import Job, shown
+from flows.room import Room
 from flows.server import server
 
 FAILED = 3  # exit code: a gate failed
@@ -74,10 +75,15 @@ def foretell(plan: stages.Plan) -> None:
     """Who will make what, how large, and how long it takes; tried out on this machine, once a job."""
     job, rows = plan.job, plan.job.rows or len(plan.real.train)
     with run_folder(plan.dataset, stages.waiting(plan.dataset)) as root:
-        found = read_json(stages.budget(job, root, stages.prepare(plan, root).folder).folder / "budget.json")
+        prepared = stages.prepare(plan, root).folder
+        done = stages.budget(job, root, prepared)
+    found, room = read_json(done.folder / "budget.json"), Room.of(job, prepared, plan.real.train.schema)
+    if not done.cached:
+        room.check()
     name = f"the best of {len(auto.candidates(job))} generators" if auto.wanted(job) else found["name"]
     total = sum(found["minutes"].values())
     print(f"  {name} will make {rows:,} rows; about {total:.1f} min in all on this machine: {spent(found['minutes'])}")
+    print(f"  it takes {room.text()}")
     if found["size"] or found.get("steps", 0) < found.get("wanted", 0):
         size = "".join(f"{key} {value}, " for key, value in found["size"].items())
         print(f"  in {job.minutes:g} min it learns with {size}{found['steps']:,} steps of the {found['wanted']:,} it would make")

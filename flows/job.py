@@ -48,6 +48,8 @@ class Reading(BaseModel):
     size: int | str | None = Field(None, description="the pixels that images are brought to: 32, or 48x32 for width and height")
     crop: bool = Field(False, description="images are cut to the proportions of the size first, instead of being stretched to it")
 
+    sample: int = Field(2_000_000, ge=1000, description="rows that are used, drawn at random, of a source that has more")
+
     @model_validator(mode="before")
     @classmethod
     def one_spec(cls, value: Any) -> Any:

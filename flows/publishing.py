@@ -355,7 +355,7 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
     said = job.public()
     reading = said["source"]
     words = ["alfar", verb, reading["spec"], *more]
-    for option in ("query", "delimiter", "encoding", "size"):
+    for option in ("query", "delimiter", "encoding", "size", "sample"):
         words += [f"--{option}", str(reading[option])] if option in reading else []
     words += ["--crop"] if "crop" in reading else []
     for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name"):

@@ -39,6 +39,7 @@ from data.stores import fetch, place
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
 from flows.job import Job
+from flows.room import Room
 
 if TYPE_CHECKING:
     from evaluators.tabular import Judge
@@ -97,6 +98,7 @@ def plan(job: Job) -> Plan:
     task = job.task or (source.task if target == source.target else None)
     whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders, task=task)), job.constraints)
     known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
+    known |= {"of": source.of} if source.of else {}
     held = read(job.test, job).table if job.test else source.test
     if held is None:
         real = split(whole)
@@ -129,7 +131,16 @@ def has_queries(schema: Schema, database: str) -> None:
 def read(spec: str, job: Job, query: str | None = None) -> sources.Source:
     """A real table, read as the job says. What had to be left out of it is told on the screen, and nowhere else."""
     how = job.source
-    source = sources.read(spec, query=query, delimiter=how.delimiter, encoding=how.encoding, size=how.size, crop=how.crop, kinds=job.kinds)
+    source = sources.read(
+        spec,
+        query=query,
+        delimiter=how.delimiter,
+        encoding=how.encoding,
+        size=how.size,
+        crop=how.crop,
+        kinds=job.kinds,
+        rows=how.sample,
+    )
     for line in source.skipped:
         print(f"left out: {line}", file=sys.stderr)
     return source
@@ -261,6 +272,7 @@ def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Don
 
     def work(folder: Path) -> None:
         train = Dataset.open(prepared / "train.parquet")
+        Room.of(job, prepared, train.schema).check()
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
         fitted = generator.fit(train, seed=job.seed, minutes=job.minutes, device=job.device, folder=checkpoints, progress=teller("fit"))
@@ -315,6 +327,7 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
     def work(folder: Path) -> None:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
+        Room.of(job, prepared, model.schema).check(learning=False)
         avoid = avoided(Dataset.open(prepared / "train.parquet"))
         write_stream(model.stream(rows, seed=job.seed, avoid=avoid, tally=tally), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
