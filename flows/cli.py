@@ -29,7 +29,8 @@ examples:
 exit codes: 0 done, 2 bad input, 3 not published because a gate failed, 130 stopped by Ctrl-C"""
 
 SOURCE = (
-    "a built-in dataset (alfar datasets), a file (.csv .tsv .jsonl .json .parquet .po .mo), a folder of parquet, images or .po, or a URL"
+    "a built-in dataset (alfar datasets), a file (.csv .tsv .jsonl .json .parquet .po .mo), a folder of parquet, images or .po, or a URL "
+    "of a database or an object store (s3://bucket/…)"
 )
 
 
@@ -101,7 +102,7 @@ def parser() -> Parser:
     )
     run_.add_argument("--gate", action="append", default=[], metavar="NAME=LIMIT", help="a threshold of the verdict, e.g. copies=0.01")
     run_.add_argument("--name", help="the name of the dataset that is published; from the source when left out")
-    run_.add_argument("--to", metavar="DIR", help="the folder of releases (default: releases)")
+    run_.add_argument("--to", metavar="DIR", help="the folder of releases, or its URL (s3://bucket/…) (default: releases)")
 
     sample_ = add(
         sample,

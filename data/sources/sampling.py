@@ -62,8 +62,7 @@ class Sample:
         if need > free:
             most = max(1000, int(free / need * (self.rows or 0)) // 1000 * 1000)
             raise BadInput(
-                f"a sample of {self.rows:,} rows may take {gib(need)} of memory and {gib(free)} are free: "
-                f"take fewer (--sample {most})"
+                f"a sample of {self.rows:,} rows may take {gib(need)} of memory and {gib(free)} are free: take fewer (--sample {most})"
             )
 
     def chunks(self) -> list[pa.Table]:
