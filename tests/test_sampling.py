@@ -44,10 +44,12 @@ def test_every_row_has_the_same_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(300):
         monkeypatch.setattr(sampling, "SEED", seed)
         rows = sampled(whole, 100, 37).table()["row"].to_numpy()
-        assert len(rows) == 100 and (np.diff(rows) > 0).all()  # as many as asked for, none twice, in their order
+        assert len(rows) == 100
+        assert (np.diff(rows) > 0).all()
         hits[rows] += 1
     z = (hits - 75) / np.sqrt(300 * 0.25 * 0.75)
-    assert abs(z).max() < 4.5 and 0.8 < (z**2).mean() < 1.2
+    assert abs(z).max() < 4.5
+    assert 0.8 < (z**2).mean() < 1.2
     assert abs(hits[:40].mean() - hits[-40:].mean()) < 4  # neither end is preferred
 
 
@@ -55,7 +57,8 @@ def test_it_does_not_matter_how_the_rows_come() -> None:
     whole = table(5000)
     assert sampled(whole, 700, 64).table().equals(sampled(whole, 700, 1999).table().combine_chunks())
     assert sampled(whole, 5000, 64).table().equals(whole)
-    assert Sample().whole and sampled(whole, 5000, 64).digest == ""
+    assert Sample().whole
+    assert sampled(whole, 5000, 64).digest == ""
 
 
 def test_memory_holds_the_sample_and_a_little_more() -> None:
@@ -63,7 +66,8 @@ def test_memory_holds_the_sample_and_a_little_more() -> None:
     for start in range(0, 200_000, 500):
         sample.add(pa.table({"row": np.arange(start, start + 500)}))
         assert sum(t.num_rows for t in sample.tables) <= 1000 * sampling.SLACK + 500
-    assert sample.total == 200_000 and sample.table().num_rows == 1000
+    assert sample.total == 200_000
+    assert sample.table().num_rows == 1000
     assert sum(t.nbytes for t in sample.tables) <= 8 * 1000  # no slice holds on to what was thrown away
 
 
@@ -74,7 +78,9 @@ def test_a_change_of_any_row_changes_the_digest() -> None:
     values = whole["k"].to_pylist()
     values[left_out] += 1
     after = sampled(whole.set_column(1, "k", pa.array(values)), 100, 500)
-    assert before.table().equals(after.table()) and before.digest != after.digest and before.digest == sampled(whole, 100, 500).digest
+    assert before.table().equals(after.table())
+    assert before.digest != after.digest
+    assert before.digest == sampled(whole, 100, 500).digest
 
 
 def test_the_error_is_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +94,8 @@ def test_the_error_is_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         found = sampled(whole, 800, 1000).table()
         near.append(abs(100 * found["half"].to_numpy().mean() - 50) <= float(points))
         seen.append(found["rare"].to_numpy().sum() >= sampling.SURE)
-    assert 0.91 < np.mean(near) < 0.985 and np.mean(seen) > 0.93
+    assert 0.91 < np.mean(near) < 0.985
+    assert np.mean(seen) > 0.93
 
 
 def test_every_kind_of_source_is_sampled(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +119,12 @@ def test_every_kind_of_source_is_sampled(tmp_path, monkeypatch: pytest.MonkeyPat
         sources.read(f"sqlite:///{tmp_path / 'one.db'}", rows=1000, **query),
     ]
     for source in found:
-        assert source.of == 6000 and source.table.num_rows == 1000 and source.table.schema.names == whole.schema.names
+        assert source.of == 6000
+        assert source.table.num_rows == 1000
+        assert source.table.schema.names == whole.schema.names
         assert source.table["row"].to_pylist() == found[0].table["row"].to_pylist()
-        assert "1,000 of 6,000 rows" in " ".join(source.notes) and len(source.fingerprint) == 16
+        assert "1,000 of 6,000 rows" in " ".join(source.notes)
+        assert len(source.fingerprint) == 16
     assert sources.read(str(tmp_path / "one.csv"), rows=10_000).table.equals(small.table)  # streamed or not, it is the same table
     assert sources.read(str(tmp_path / "one.parquet")).table.num_rows == 6000  # without a bound nothing is left out
 
@@ -122,7 +132,8 @@ def test_every_kind_of_source_is_sampled(tmp_path, monkeypatch: pytest.MonkeyPat
 def test_a_job_learns_from_the_sample(tmp_path) -> None:
     pq.write_table(table(9000), tmp_path / "big.parquet")
     found = plan(Job.of({"source": {"path": str(tmp_path / "big.parquet"), "sample": 2000}, "target": "y"}))
-    assert len(found.real.train) + len(found.real.test) == 2000 and found.source["of"] == 9000
+    assert len(found.real.train) + len(found.real.test) == 2000
+    assert found.source["of"] == 9000
 
 
 def test_a_large_csv_that_is_not_sound(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +154,7 @@ def test_what_does_not_fit_into_the_memory_is_refused(tmp_path, monkeypatch: pyt
     monkeypatch.setattr(sources, "available", lambda: 100_000.0)
     with pytest.raises(BadInput, match=r"a sample of 9,000 rows may take .* \(--sample 1000\)"):
         sources.read(str(tmp_path / "big.parquet"), rows=9000)
-    with pytest.raises(BadInput, match="big.jsonl may take .*: write it as parquet"):
+    with pytest.raises(BadInput, match=r"big.jsonl may take .*: write it as parquet"):
         sources.read(str(tmp_path / "big.jsonl"), rows=9000)
 
 

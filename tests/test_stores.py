@@ -83,13 +83,16 @@ def keys(url):
 
 def test_a_release_is_as_on_a_disk(bucket, tmp_path):
     for root in (bucket + "/out", tmp_path / "out"):
-        assert str(release(root)) == f"{root}/shop/v1" and str(release(root)).endswith("v2")
+        assert str(release(root)) == f"{root}/shop/v1"
+        assert str(release(root)).endswith("v2")
     there, here = open_release(f"{bucket}/out/shop", verify=True), open_release(tmp_path / "out" / "shop")
-    assert there.manifest == here.manifest and there.version == "v2"
+    assert there.manifest == here.manifest
+    assert there.version == "v2"
     names = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "out" / "shop").rglob("*") if path.is_file())
     assert keys(bucket) == names  # nothing else is left behind: no claim, no trial
     assert not list((tmp_path / "home" / "staging").iterdir())
-    assert [r.version for r in releases(f"{bucket}/out")] == ["v1", "v2"] and releases(f"{bucket}/other") == []
+    assert [r.version for r in releases(f"{bucket}/out")] == ["v1", "v2"]
+    assert releases(f"{bucket}/other") == []
     assert sources.read(f"{bucket}/out/shop/v2").table.equals(sources.read(str(tmp_path / "out" / "shop" / "v2")).table)
 
 
@@ -120,8 +123,9 @@ def test_stopped_after_any_object_there_is_no_release(bucket, monkeypatch):
         monkeypatch.setattr(Remote, "upload", copy)
         with pytest.raises(KeyboardInterrupt):
             release(bucket)
-        assert [r.version for r in releases(bucket)] == ["v1"] and open_release(f"{bucket}/shop").version == "v1"
-        with pytest.raises(BadInput, match="not a complete release|is not a release"):
+        assert [r.version for r in releases(bucket)] == ["v1"]
+        assert open_release(f"{bucket}/shop").version == "v1"
+        with pytest.raises(BadInput, match=r"not a complete release|is not a release"):
             open_release(f"{bucket}/shop/v{after + 2}")
     monkeypatch.undo()
 
@@ -154,7 +158,8 @@ def test_killed_while_a_reader_polls(bucket, tmp_path):
     finally:
         stop.set()
         reader.join()
-    assert not wrong and len(seen) > 1
+    assert not wrong
+    assert len(seen) > 1
     half = [f for f in place(bucket).glob("shop/v*") if not (f / "_SUCCESS").exists()]
     assert not set(sweep(bucket)) & set(half)  # what is fresh may be somebody's who is still at it
     old = store.STALE
@@ -181,9 +186,11 @@ def test_publishers_at_once_get_numbers_of_their_own(bucket):
     threads = [threading.Thread(target=work) for _ in range(6)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    assert not wrong and len(set(found)) == 6
+    assert not wrong
+    assert len(set(found)) == 6
     numbers = [r.number for r in releases(bucket)]
-    assert len(numbers) == 6 and latest(place(bucket) / "shop") == f"v{max(numbers)}"
+    assert len(numbers) == 6
+    assert latest(place(bucket) / "shop") == f"v{max(numbers)}"
     for one in releases(bucket):
         one.verify()
 
@@ -192,16 +199,20 @@ def test_back_retired_and_rejected(bucket):
     for _ in range(4):
         release(bucket)
     assert main(["rollback", "shop", "--version", "v2", "--to", bucket]) == 0
-    assert open_release(f"{bucket}/shop").version == "v2" and rollback(bucket, "shop").version == "v1"
+    assert open_release(f"{bucket}/shop").version == "v2"
+    assert rollback(bucket, "shop").version == "v1"
     with pytest.raises(BadInput, match="no version before v1"):
         rollback(bucket, "shop")
     assert retire(bucket, "shop", 2) == ["v2"]  # v1 is the current one
-    assert [r.version for r in releases(bucket)] == ["v1", "v3", "v4"] and not (place(bucket) / "shop" / "v2" / "release.json").exists()
-    assert release(bucket).name == "v5" and main(["diff", f"{bucket}/shop/v3", f"{bucket}/shop"]) == 0
+    assert [r.version for r in releases(bucket)] == ["v1", "v3", "v4"]
+    assert not (place(bucket) / "shop" / "v2" / "release.json").exists()
+    assert release(bucket).name == "v5"
+    assert main(["diff", f"{bucket}/shop/v3", f"{bucket}/shop"]) == 0
     with staging(bucket, "shop") as folder:
         write_rows(folder, iter([data()]), rows=80, provenance={})
         aside = quarantine(folder, bucket, "shop", {}, ["too bad"])
-    assert open_release(aside).verdict == "rejected" and open_release(f"{bucket}/shop").version == "v5"
+    assert open_release(aside).verdict == "rejected"
+    assert open_release(f"{bucket}/shop").version == "v5"
 
 
 def test_a_job_from_url_to_url(bucket, capsys):
@@ -218,14 +229,17 @@ def test_a_job_from_url_to_url(bucket, capsys):
     outcome = synthesize(job)
     assert outcome.passed, outcome.manifest["reasons"]
     made = open_release(outcome.folder, verify=True)
-    assert made.manifest["dataset"] == "sales" and "hush-hush" not in json.dumps(made.manifest)
+    assert made.manifest["dataset"] == "sales"
+    assert "hush-hush" not in json.dumps(made.manifest)
     assert synthesize(job).cached
     more = resample(place(str(outcome.folder)), 30, 1, Asked(), "more", f"{bucket}/out")
     assert more.passed, more.manifest["reasons"]
-    assert more.manifest["rows"] == 30 and open_release(f"{bucket}/out/more", verify=True).rows == 30
+    assert more.manifest["rows"] == 30
+    assert open_release(f"{bucket}/out/more", verify=True).rows == 30
     again = resample(publishing.local(made.model), 30, 1, Asked(), "here", bucket)
     assert sources.read(str(more.folder)).table.equals(sources.read(str(again.folder)).table)
-    assert main(["releases", "--to", f"{bucket}/out"]) == 0 and "more" in capsys.readouterr().out
+    assert main(["releases", "--to", f"{bucket}/out"]) == 0
+    assert "more" in capsys.readouterr().out
 
 
 def test_what_is_read_by_url(bucket):
@@ -235,7 +249,8 @@ def test_what_is_read_by_url(bucket):
             pq.write_table(told.slice(40 * i, 40), sink)
     lines = [",".join(map(str, row.values())) for row in told.to_pylist()]
     place(f"{bucket}/shop.csv").write_text("\n".join(["n,m,y", *lines]) + "\n")
-    assert sources.read(f"{bucket}/many").table.equals(told) and sources.read(f"{bucket}/many").name == "many"
+    assert sources.read(f"{bucket}/many").table.equals(told)
+    assert sources.read(f"{bucket}/many").name == "many"
     assert sources.read(f"{bucket}/many", rows=30).of == 80
     assert sources.read(f"{bucket}/shop.csv").table.equals(told)
     place(f"{bucket}/odd.csv").write_text("a,b\n1,2,3\n1,2\n")
@@ -248,7 +263,7 @@ def test_what_is_read_by_url(bucket):
 
 
 @pytest.mark.parametrize(
-    "url, why",
+    ("url", "why"),
     [
         ("s3://me:hush-hush@bucket/x", "no user and no password"),
         ("s3://AKIAX@bucket/x", "no user and no password"),
@@ -264,12 +279,17 @@ def test_a_url_that_is_refused_tells_no_secret(url, why, monkeypatch, capsys, tm
     for words in (["run", "diamonds", "--to", url], ["run", url], ["releases", "--to", url], ["sample", url, "--rows", "5"]):
         assert main(words) == 2
         said = capsys.readouterr()
-        assert why in said.err and "hush" not in said.err + said.out and "Traceback" not in said.err
+        assert why in said.err
+        assert "hush" not in said.err + said.out
+        assert "Traceback" not in said.err
     assert list(tmp_path.iterdir()) == [] or [p.name for p in tmp_path.iterdir()] == [".alfar"]
 
 
 def test_a_bucket_that_is_not_there(bucket, capsys):
     assert main(["run", "penguins", "--to", "s3://nowhere/out"]) == 2
-    assert "s3://nowhere/out/_staging/" in (said := capsys.readouterr().err) and "check the bucket" in said
+    assert "s3://nowhere/out/_staging/" in (said := capsys.readouterr().err)
+    assert "check the bucket" in said
     assert main(["compare", "penguins", "--to", f"{bucket}/x"]) == 2
-    assert stores.remote("s3://a") and not stores.remote("sqlite:///a") and not stores.remote("s3:/a")
+    assert stores.remote("s3://a")
+    assert not stores.remote("sqlite:///a")
+    assert not stores.remote("s3:/a")
