@@ -29,7 +29,7 @@ from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.sources import slug
 from data.stores import Place, fetch, place
-from flows import auto
+from flows import auto, room
 from flows.folders import Done, home, keyed, read_json, retire, run_folder
 from flows.job import Job, shown
 from flows.stages import (
@@ -163,6 +163,8 @@ def resample(path: Place, rows: int, seed: int, asked: Asked, name: str | None, 
     tally = Tally(teller("sample"))
     chunks = fitted.stream(rows, seed=seed, given=asked.given, where=asked.where, shares=asked.shares, tally=tally)
     writable(to, dataset)
+    if parent:
+        room.sampled(parent.manifest, rows, to)
     first = next(chunks)  # a condition that cannot be met is found here
     known = parent.manifest if parent else {}
     judged = "fidelity" in known.get("scores", {})

@@ -6,15 +6,17 @@ import os
 import resource
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from data.errors import BadInput
 from data.memory import available, gib
 from data.schema import Schema
-from data.stores import Remote, place
+from data.stores import Remote, place, spool
 from flows.folders import home
 from flows.job import Job
 
@@ -59,18 +61,29 @@ class Room:
     def check(self, learning: bool = True) -> None:
         """BadInput names what to change when there is too little."""
         for folder, free, need in self.disks():
-            if need > free:
-                most = max(1, int(self.rows * free / need * 0.9))
-                raise BadInput(
-                    f"{self.rows:,} rows take up to {gib(need)} of disk and {gib(free)} are free in {folder}: "
-                    f"make room, ask for fewer (--rows {most}), or choose another place (--to, ALFAR_HOME)"
-                )
+            enough(self.rows, folder, free, need)
         more = (self.memory or 0.0) - held()
         if learning and more > available():
             raise BadInput(
                 f"learning takes up to {gib(more)} of memory more and {gib(available())} are free: "
                 f"learn from fewer rows (--sample), or leave columns out (--drop)"
             )
+
+
+def sampled(manifest: Mapping[str, Any], rows: int, to: str) -> None:
+    """BadInput unless there is disk for so many rows like those of a release."""
+    size, there = (sum(f.get(key, 0) for f in manifest["files"] if "rows" in f) for key in ("bytes", "rows"))
+    folder = standing(spool() if isinstance(at := place(to), Remote) else at.absolute())
+    enough(rows, folder, float(shutil.disk_usage(folder).free), WIDER * rows * size / max(1, there))
+
+
+def enough(rows: int, folder: Path, free: float, need: float) -> None:
+    """BadInput unless the rows have room."""
+    if need > free:
+        raise BadInput(
+            f"{rows:,} rows take up to {gib(need)} of disk and {gib(free)} are free in {folder}: make room, "
+            f"ask for fewer (--rows {max(1, int(rows * free / need * 0.9))}), or choose another place (--to, ALFAR_HOME)"
+        )
 
 
 def standing(folder: Path) -> Path:

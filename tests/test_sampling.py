@@ -175,3 +175,7 @@ def test_a_run_without_room_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(BadInput, match=r"learning takes up to .* \(--sample\)"):
         Room.of(fewer, prepared, found.real.train.schema).check()
     Room.of(fewer, prepared, found.real.train.schema).check(learning=False)
+    files = [{"path": "data/train-00000-of-00001.parquet", "rows": 1000, "bytes": 50_000}, {"path": "README.md", "bytes": 10**12}]
+    room.sampled({"files": files}, 1_000_000, str(tmp_path))
+    with pytest.raises(BadInput, match=r"100,000,000 rows take up to 9.3 GiB of disk and 1.0 GiB are free"):
+        room.sampled({"files": files}, 100_000_000, str(tmp_path))
