@@ -25,4 +25,4 @@ def available() -> float:
 
 def gib(size: float) -> str:
     """Bytes in words."""
-    return f"{size / GIB:.1f} GiB"
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"

@@ -25,6 +25,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import pyarrow as pa
+
 from data.errors import BadInput
 
 SCHEMES = ("s3", "gs", "az")
@@ -162,7 +164,7 @@ class Remote:
             yield
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
             why = str(error).partition("AWS Error ")[2].partition(" during ")[0] or type(error).__name__
             what = f"{self.scheme}://{self.key} cannot be reached ({why[:80]})"
             raise BadInput(f"{what}: check the bucket, the credentials in the environment, region and endpoint") from None

@@ -152,7 +152,7 @@ def test_what_does_not_fit_into_the_memory_is_refused(tmp_path, monkeypatch: pyt
     (tmp_path / "big.jsonl").write_text('{"a": 1, "b": 2}\n' * 20_000)
     monkeypatch.setattr(sampling, "available", lambda: 100_000.0)
     monkeypatch.setattr(sources, "available", lambda: 100_000.0)
-    with pytest.raises(BadInput, match=r"a sample of 9,000 rows may take .* \(--sample 1000\)"):
+    with pytest.raises(BadInput, match=r"a sample of 9,000 rows does not fit .*: 9,000 of them take .* \(--sample 3000\)"):
         sources.read(str(tmp_path / "big.parquet"), rows=9000)
     with pytest.raises(BadInput, match=r"big.jsonl may take .*: write it as parquet"):
         sources.read(str(tmp_path / "big.jsonl"), rows=9000)

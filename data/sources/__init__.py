@@ -86,8 +86,8 @@ def read(
 
     if stores.remote(spec):
         return read_remote(spec, delimiter=delimiter, encoding=encoding, size=size, crop=crop, kinds=kinds, rows=rows)
-    if query is not None and "://" not in spec:
-        raise BadInput("a query belongs to a database URL such as sqlite:///shop.db; leave it out for files and built-in datasets")
+    if query is not None and ("://" not in spec or stores.remote(spec)):
+        raise BadInput("a query belongs to a database URL such as sqlite:///shop.db; leave it out for anything else")
     fit = images.Fit.of(size, crop)
     if spec in builtin.CATALOGUE:
         return read_builtin(spec, fit)

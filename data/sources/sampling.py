@@ -20,7 +20,7 @@ from data.memory import available, gib
 
 SEED = 0x5A4D
 SLACK = 1.25  # of the rows, before those that are too many are thrown away
-COPIES = 2.0  # of the sample in memory until it is split
+COPIES = 2.0  # of the rows in memory while they are split
 SURE, POISSON = 5, 9.16  # a Poisson number of this mean is at least 5 in 95 of 100 cases
 
 
@@ -28,23 +28,25 @@ class Sample:
     """At most `rows` of the rows that are added, all of them when it is None; `total` counts them, `digest` depends on each of them."""
 
     def __init__(self, rows: int | None = None):
-        self.rows, self.total, self.limit = rows, 0, 1.0
+        self.rows, self.total, self.limit, self.size = rows, 0, 1.0, 0
         self.rng, self.sink = np.random.default_rng(SEED), hashlib.sha256()
         self.tables: list[pa.Table] = []
         self.keys: list[np.ndarray] = []
 
     def add(self, table: pa.Table) -> None:
         """The next rows. BadInput when the sample would not fit into the memory."""
-        if self.rows is not None and not self.total and table.num_rows:
-            self.fits(table)
         self.total += table.num_rows
         keys = self.rng.random(table.num_rows)
         if self.rows is not None:
             self.sink.update(fingerprint(table).encode())
         self.tables.append(table if self.limit == 1.0 else table.filter(pa.array(keys < self.limit)))
         self.keys.append(keys[keys < self.limit])
+        self.size += self.tables[-1].nbytes
+        if self.rows is not None:
+            self.fits(self.rows)
         if self.rows is not None and sum(map(len, self.keys)) > SLACK * self.rows:
             self.thin(self.rows)
+            self.size = sum(table.nbytes for table in self.tables)
 
     def thin(self, rows: int) -> None:
         """Keep the rows with the smallest numbers."""
@@ -55,14 +57,15 @@ class Sample:
         for i, own in enumerate(self.keys):
             self.tables[i], self.keys[i] = self.tables[i].filter(pa.array(own < self.limit)), own[own < self.limit]
 
-    def fits(self, first: pa.Table) -> None:
-        """BadInput unless there is memory for so many rows like the first."""
-        row = first.nbytes / first.num_rows
-        need, free = COPIES * row * (self.rows or 0), available()
+    def fits(self, rows: int) -> None:
+        """BadInput unless there is memory for a copy of what is held."""
+        need, free = (COPIES - 1) * self.size, available()
         if need > free:
-            most = max(1000, int(free / need * (self.rows or 0)) // 1000 * 1000)
+            held = sum(map(len, self.keys))
+            most = max(1000, int(held * free / need) // 1000 * 1000)
             raise BadInput(
-                f"a sample of {self.rows:,} rows may take {gib(need)} of memory and {gib(free)} are free: take fewer (--sample {most})"
+                f"a sample of {rows:,} rows does not fit into the memory: {held:,} of them take {gib(self.size)}, "
+                f"and {gib(free)} more are free: take fewer (--sample {most})"
             )
 
     def chunks(self) -> list[pa.Table]:
