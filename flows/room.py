@@ -21,7 +21,7 @@ from flows.folders import home
 from flows.job import Job
 
 BASE = 1.0 * 2**30  # bytes of a run on a small table
-CELL = 60.0  # bytes of a cell of a table that is learnt from
+CELL = 60.0  # bytes of a cell of a table that is learnt from: tabular/made took 37 (benchmarks/results/scale.md)
 WIDER = 2.0  # bytes of a synthetic row on the disk for each of a real one, at most
 
 
