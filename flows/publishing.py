@@ -29,7 +29,8 @@ from data.card import guarantee
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.sources import slug
-from flows import auto
+from data.stores import Place, fetch, place
+from flows import auto, room
 from flows.folders import Done, home, keyed, read_json, retire, run_folder
 from flows.job import Job, shown
 from flows.stages import (
@@ -65,7 +66,7 @@ class Outcome:
     `private` is the page that shows real rows; it stands in the run folder, outside of `folder`.
     """
 
-    folder: Path
+    folder: Place
     manifest: dict[str, Any]
     cached: bool = False
     private: Path | None = None
@@ -154,7 +155,7 @@ class Asked:
         return found | ({"balance": {self.shares[0]: dict(self.shares[1])}} if self.shares else {})
 
 
-def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, to: str) -> Outcome:
+def resample(path: Place, rows: int, seed: int, asked: Asked, name: str | None, to: str) -> Outcome:
     """A new release of rows drawn from a model without a new fit; what was judged is the model, in the release it comes from.
 
     `path` is a release's folder, a dataset's, or a model's. BadInput when it is none of them or its generator is not publishable.
@@ -171,6 +172,8 @@ def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, t
     tally = Tally(teller("sample"))
     chunks = fitted.stream(rows, seed=seed, given=asked.given, where=asked.where, shares=asked.shares, tally=tally)
     writable(to, dataset)
+    if parent:
+        room.sampled(parent.manifest, rows, to)
     first = next(chunks)  # a condition that cannot be met is found here
     known = parent.manifest if parent else {}
     judged = "fidelity" in known.get("scores", {})
@@ -203,16 +206,28 @@ def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, t
         return release(staged, to, chain([first], chunks), manifest, model, gates, verdict="sampled", draws=tally.to_json, frames=frames)
 
 
-def origin(path: Path) -> tuple[Path, releases.Release | None]:
-    """The model's folder of what a user points at, and the release that it stands in."""
+def origin(path: Place) -> tuple[Path, releases.Release | None]:
+    """The model's folder of what a user points at, and the release that it stands in; a model in a store is copied here first."""
     for model in (path, path / "model"):
         if (model / "model.json").is_file():
             whole = (model.parent / "release.json").is_file()
-            return model, releases.open_release(model.parent, verify=True) if whole else None
+            return local(model), releases.open_release(model.parent, verify=True) if whole else None
     if not path.exists():
         raise BadInput(f"{path} does not exist: give a release's or a model's folder")
     found = releases.open_release(path, verify=True)
-    return found.model, found
+    return local(found.model), found
+
+
+def local(model: Place) -> Path:
+    """The model's folder, or its copy in the private folder, by its content."""
+    if isinstance(model, Path):
+        return model
+    copy = home() / "models" / releases.sha256(model / "model.json")[:16]
+    if not copy.is_dir():
+        shutil.rmtree(part := copy.with_suffix(".partial"), ignore_errors=True)
+        fetch(model, part)
+        part.rename(copy)
+    return copy
 
 
 def release(
@@ -305,11 +320,12 @@ def reason(gate: Mapping[str, Any]) -> str:
     return f"{gate['name']} is {'not measured' if gate['value'] is None else gate['value']}, the limit is {gate['limit']}"
 
 
-def published(to: str | Path, dataset: str, run: str) -> Outcome | None:
+def published(to: str | Place, dataset: str, run: str) -> Outcome | None:
     """The release or the rejected one that a run with this key left, whole; None when there is none."""
-    for place in [*(Path(to) / dataset).glob("v*/release.json"), *(Path(to) / "_quarantine" / dataset).glob("*/release.json")]:
+    root = place(to)
+    for manifest in [*(root / dataset).glob("v*/release.json"), *(root / "_quarantine" / dataset).glob("*/release.json")]:
         with suppress(BadInput):
-            found = releases.open_release(place.parent)
+            found = releases.open_release(manifest.parent)
             if found.manifest.get("run") == run:
                 found.verify()
                 return Outcome(found.folder, dict(found.manifest), cached=True)
@@ -376,7 +392,7 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
     said = job.public()
     reading = said["source"]
     words = ["alfar", verb, reading["spec"], *more]
-    for option in ("query", "delimiter", "encoding", "size"):
+    for option in ("query", "delimiter", "encoding", "size", "sample"):
         words += [f"--{option}", str(reading[option])] if option in reading else []
     words += ["--crop"] if "crop" in reading else []
     for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "epsilon", "epsilon_budget"):

@@ -35,9 +35,11 @@ from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
 from data.sources import images
 from data.split import split
+from data.stores import fetch, place
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
 from flows.job import Job
+from flows.room import Room
 
 if TYPE_CHECKING:
     from evaluators.tabular import Judge
@@ -96,6 +98,7 @@ def plan(job: Job) -> Plan:
     task = job.task or (source.task if target == source.target else None)
     whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders, task=task)), job.constraints)
     known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
+    known |= {"of": source.of} if source.of else {}
     held = read(job.test, job).table if job.test else source.test
     if held is None:
         real = split(whole)
@@ -128,7 +131,16 @@ def has_queries(schema: Schema, database: str) -> None:
 def read(spec: str, job: Job, query: str | None = None) -> sources.Source:
     """A real table, read as the job says. What had to be left out of it is told on the screen, and nowhere else."""
     how = job.source
-    source = sources.read(spec, query=query, delimiter=how.delimiter, encoding=how.encoding, size=how.size, crop=how.crop, kinds=job.kinds)
+    source = sources.read(
+        spec,
+        query=query,
+        delimiter=how.delimiter,
+        encoding=how.encoding,
+        size=how.size,
+        crop=how.crop,
+        kinds=job.kinds,
+        rows=how.sample,
+    )
     for line in source.skipped:
         print(f"left out: {line}", file=sys.stderr)
     return source
@@ -277,6 +289,7 @@ def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Don
 
     def work(folder: Path) -> None:
         train = Dataset.open(prepared / "train.parquet")
+        Room.of(job, prepared, train.schema).check()
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
         if job.epsilon is not None:
@@ -316,10 +329,10 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
     {"from": version, "value", "limit", "kept", "columns": the worst}; None without a release by the same recipe for the same columns, and
     when the source is the same.
     """
-    if job.drift is None or job.epsilon is not None or dataset is None or not (Path(job.to) / dataset).is_dir():
+    if job.drift is None or job.epsilon is not None or dataset is None or not (place(job.to) / dataset).is_dir():
         return None, None
     try:
-        known = releases.open_release(Path(job.to) / dataset, verify=True)
+        known = releases.open_release(place(job.to) / dataset, verify=True)
         manifest = known.manifest
         same = manifest["source"].get("fingerprint") == read_json(prepared / "source.json")["fingerprint"]
         train = Dataset.open(prepared / "train.parquet")
@@ -336,7 +349,7 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
 
 def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
     """The model of a release, as the result of a fit."""
-    shutil.copytree(known.model, folder / "model")
+    fetch(known.model, folder / "model")
     write_json(folder / "reference.json", known.manifest["reference"])
     write_json(folder / "drift.json", moved)
 
@@ -352,6 +365,7 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
     def work(folder: Path) -> None:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
+        Room.of(job, prepared, model.schema).check(learning=False)
         avoid = avoided(Dataset.open(prepared / "train.parquet"))
         write_stream(model.stream(rows, seed=job.seed, avoid=avoid, tally=tally), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
