@@ -56,7 +56,7 @@ def candidate(job: Job, root: Path, prepared: Path, referred: Path) -> dict[str,
     }
 
 
-@flow(name="compare", flow_run_name="{job.source.spec}", persist_result=False)
+@flow(name="compare", flow_run_name="{job.source.shown}", persist_result=False)
 def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = None) -> tuple[dict[str, Any], Path]:
     """Fit every generator `seeds` times and rank them. Returns the leaderboard and the folder it was written to."""
     dataset = read(job)

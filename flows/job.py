@@ -27,11 +27,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from data.environment import PASSWORD
 from data.errors import BadInput, suggest
 from data.schema import Kind, Task
 
 LARGEST = 1_000_000  # bytes of a job file
-SECRET = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -59,6 +59,11 @@ class Reading(BaseModel):
         if len(given) != 1:
             raise ValueError("give exactly one of path, name and url")
         return {"spec": value[given[0]], **{k: v for k, v in value.items() if k != given[0]}}
+
+    @property
+    def shown(self) -> str:
+        """The spec as others may see it."""
+        return shown(self.spec)
 
     @model_validator(mode="after")
     def fits(self) -> Self:
@@ -94,6 +99,8 @@ class Job(BaseModel):
     to: str = Field("releases", min_length=1, max_length=4096, description="the folder of releases")
     keep: int | None = Field(None, ge=1, le=10_000, description="versions that stay after a release, the newest; all when left out")
     schedule: str | None = Field(None, description="cron: minute hour day month weekday, UTC")
+    on_publish: str | list[str] | None = Field(None, description="a command or an address that is told of a release, see flows.hooks")
+    on_quarantine: str | list[str] | None = Field(None, description="the same for what a gate rejected")
 
     @field_validator("generator", mode="before")
     @classmethod
@@ -135,6 +142,18 @@ class Job(BaseModel):
             raise ValueError(why)
         return value
 
+    @field_validator("on_publish", "on_quarantine", mode="before")
+    @classmethod
+    def hook(cls, value: Any) -> Any:
+        """A program with its arguments, or an address; neither with a password in plain."""
+        words = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        sound = bool(words) and all(isinstance(word, str) and 0 < len(word) <= 4096 and "\0" not in word for word in words)
+        if value is not None and (not sound or (isinstance(value, str) and not re.match(r"https?://[^\s]+$", value))):
+            raise ValueError("takes a list, a program and its arguments, or an address that begins with https:// or http://")
+        if any(PASSWORD.search(word) for word in words):
+            raise ValueError("holds a password: put it into an environment variable and write ${NAME} in its place")
+        return value
+
     @property
     def digest(self) -> str:
         """16 hex digits of everything that this job says."""
@@ -142,17 +161,23 @@ class Job(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """The job as a release may show it: what was set, no password, no folder names of this machine."""
-        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "keep", "schedule"})
+        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "keep", "schedule", "on_publish", "on_quarantine"})
         said["source"]["spec"] = shown(said["source"]["spec"])
         return said | {key: shown(path) for key in ("test", "database") if (path := getattr(self, key))}
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "") -> Job:
-        """A job from plain values. BadInput names the key; `where` is the file that it stands in, empty for the command line."""
+        """A job from plain values. BadInput names the key; `where` is the file that it stands in, empty for the command line.
+
+        No file holds a password: the command line may, since nothing keeps it.
+        """
         try:
-            return cls.model_validate(dict(values))
+            job = cls.model_validate(dict(values))
         except ValidationError as error:
             raise BadInput(sentence(error, where)) from None
+        if where and PASSWORD.search(job.source.spec):
+            raise BadInput(f"{where}: source holds a password: put it into an environment variable and write ${{NAME}} in its place")
+        return job
 
     @classmethod
     def load(cls, path: Path) -> Job:
@@ -162,7 +187,7 @@ class Job(BaseModel):
 
 def shown(spec: str) -> str:
     """A source as others may see it: a URL without its password, the last part of a path."""
-    return SECRET.sub(r"\1:***@", spec) if "://" in spec else Path(spec).name
+    return PASSWORD.sub(r"\1:***@", spec) if "://" in spec else Path(spec).name
 
 
 def sentence(error: ValidationError, where: str) -> str:

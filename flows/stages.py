@@ -37,6 +37,7 @@ from data.sources import images
 from data.split import split
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
+from flows.hooks import permitted
 from flows.job import Job
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
     from generators import registry
 
+    permitted(job)
     auto.candidates(job) if auto.wanted(job) else named(job)
     source = read(job.source.spec, job, job.source.query)
     table = without(source.table, job.drop)
