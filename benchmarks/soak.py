@@ -106,7 +106,7 @@ def main() -> None:
         job = {
             "source": str(place / "penguins.parquet"),
             "target": "species",
-            "generator": {"name": "tabular/made", "hidden": 32, "training": {"steps": 100, "patience": 0}},
+            "generator": "tabular/gmm",
             "gates": LOOSE,
             "keep": KEEP,
             "schedule": "* * * * *",

@@ -45,6 +45,8 @@ def staging(root: Path | str, dataset: str) -> Iterator[Path]:
     Its name carries the owner, host and process, so that `sweep` can tell what a killed run left. BadInput: not writable.
     """
     check_name(dataset)
+    for place in (Path(root) / name for name in ("_staging", "_quarantine", f"_quarantine/{dataset}", dataset)):
+        inside(root, place)
     folder = Path(root) / "_staging" / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
     with writing(Path(root)):
         folder.mkdir(parents=True)
@@ -179,6 +181,7 @@ def rollback(root: Path | str, dataset: str, version: str | None = None) -> Rele
     """
     check_name(dataset)
     home = Path(root) / dataset
+    inside(root, home)
     if not home.is_dir():
         raise BadInput(f"nothing is published as {dataset!r} in {root}: see alfar releases")
     with writing(home), locked(home):
@@ -282,6 +285,12 @@ def check_name(dataset: str) -> None:
     """BadInput unless the name is safe as a folder."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", dataset):
         raise BadInput(f"the dataset name {dataset[:80]!r} must be 1 to 60 of a-z, 0-9, _ and -, beginning with a letter or digit")
+
+
+def inside(root: Path | str, place: Path) -> None:
+    """BadInput when a link leads from a place below the destination to one outside of it."""
+    if not place.resolve().is_relative_to(Path(root).resolve()):
+        raise BadInput(f"{place} is a link that leads out of {root}: nothing is written there; remove the link")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ settings.prepare()
 from prefect import flow, task  # noqa: E402
 from prefect.artifacts import create_table_artifact  # noqa: E402
 
+from data.card import plain  # noqa: E402
 from flows import stages  # noqa: E402
 from flows.folders import keyed, read_json, run_folder, write_json  # noqa: E402
 from flows.job import Job  # noqa: E402
@@ -214,7 +215,8 @@ def write(board: Mapping[str, Any], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "leaderboard.json", board)
-    marks = [f"| {' | '.join(cells)} |" for cells in (head(board), ["---"] * len(head(board)), *lines(board))]
+    cells = [head(board), ["---"] * len(head(board)), *([plain(cell) for cell in line] for line in lines(board))]
+    marks = [f"| {' | '.join(line)} |" for line in cells]
     title = f"# {board['dataset']}: {board['headline'] or 'no target'}"
     (folder / "leaderboard.md").write_text(
         "\n".join([title, "", *marks, "", f"Learnt on real rows: {figure(board['real'])}. Winner: {board['winner']}.", ""]),

@@ -9,6 +9,7 @@ A job file may come from anybody, a hook is code: none runs unless the environme
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -77,7 +78,7 @@ def posted(address: str, news: dict[str, Any]) -> str | None:
         return f"the address answered {error.code}"
     except BadInput as error:
         return str(error)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return f"the address cannot be reached ({type(reason).__name__})"
 
