@@ -47,19 +47,6 @@ class Reading(BaseModel):
     size: int | str | None = Field(None, description="the pixels that images are brought to: 32, or 48x32 for width and height")
     crop: bool = Field(False, description="images are cut to the proportions of the size first, instead of being stretched to it")
 
-    @model_validator(mode="before")
-    @classmethod
-    def one_spec(cls, value: Any) -> Any:
-        """A plain string is the spec; `path`, `name` and `url` are three words for it."""
-        if isinstance(value, str):
-            return {"spec": value}
-        if not isinstance(value, Mapping) or "spec" in value:
-            return value
-        given = [key for key in ("path", "name", "url") if key in value]
-        if len(given) != 1:
-            raise ValueError("give exactly one of path, name and url")
-        return {"spec": value[given[0]], **{k: v for k, v in value.items() if k != given[0]}}
-
     @property
     def shown(self) -> str:
         """The spec as others may see it."""
@@ -102,7 +89,20 @@ class Job(BaseModel):
     on_publish: str | list[str] | None = Field(None, description="a command or an address that is told of a release, see flows.hooks")
     on_quarantine: str | list[str] | None = Field(None, description="the same for what a gate rejected")
 
-    @field_validator("generator", mode="before")
+    @field_validator("source", mode="before", json_schema_input_type=str | dict[str, Any])
+    @classmethod
+    def one_spec(cls, value: Any) -> Any:
+        """A plain string is the spec; `path`, `name` and `url` are three words for it."""
+        if isinstance(value, str):
+            return {"spec": value}
+        if not isinstance(value, Mapping) or "spec" in value:
+            return value
+        given = [key for key in ("path", "name", "url") if key in value]
+        if len(given) != 1:
+            raise ValueError("give exactly one of path, name and url")
+        return {"spec": value[given[0]], **{k: v for k, v in value.items() if k != given[0]}}
+
+    @field_validator("generator", mode="before", json_schema_input_type=str | dict[str, Any] | None)
     @classmethod
     def named(cls, value: Any) -> Any:
         """A plain string is the name."""

@@ -18,16 +18,18 @@ from flows import settings
 settings.prepare()
 
 from prefect import flow, task  # noqa: E402
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact  # noqa: E402
+from prefect.artifacts import create_markdown_artifact, create_table_artifact  # noqa: E402
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.events import emit_event  # noqa: E402
 from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
+from data.card import plain  # noqa: E402
 from flows import auto, hooks, publishing, stages  # noqa: E402
 from flows.folders import LOG, Done, run_folder  # noqa: E402
 from flows.job import Job  # noqa: E402
 from flows.journal import journal  # noqa: E402
+from flows.screen import headlines, number  # noqa: E402
 
 
 def may_pass(task: Any, run: Any, state: State) -> bool:
@@ -161,12 +163,25 @@ def followed(job: Job, attempt: str) -> publishing.Outcome:
 
 
 def tell(outcome: publishing.Outcome) -> None:
-    """The run's artifacts: verdict, table of scores, link to the report."""
+    """The run's artifacts: verdict with the first figures, scores with their gates, where the report is."""
     manifest = outcome.manifest
-    dataset = manifest["dataset"]
+    dataset, made, source = manifest["dataset"], manifest["generator"]["name"], manifest["source"]
     key = re.sub(r"[^a-z0-9]+", "-", dataset).strip("-")
-    lines = [f"# {dataset}: {manifest['verdict']}", f"`{outcome.folder}`", *(f"- {reason}" for reason in manifest["reasons"])]
+    report = (outcome.folder / "report.html").absolute()
+    lines = [
+        f"# {dataset} {manifest['version']}: {manifest['verdict']}",
+        *(f"- {plain(reason)}" for reason in manifest["reasons"]),
+        f"{manifest['rows']:,} rows by {made}, seed {manifest['seed']}, out of {source['rows']:,} real rows of {plain(source['name'])}",
+        f"```\n{headlines(manifest['scores'])}\n```",
+        f"release `{outcome.folder}`, report `{report}`",
+        f"```\n{' '.join(manifest['reproduce'].split())}\n```",
+    ]
     create_markdown_artifact("\n\n".join(lines), key=f"verdict-{key}", description=f"What became of {dataset}")
-    gates = [{k: str(gate[k]) for k in ("name", "value", "limit", "passed", "why")} for gate in manifest["gates"]]
+    gates = [
+        {"gate": gate["name"], "value": number(gate["value"]), "limit": number(gate["limit"])}
+        | {"": "passed" if gate["passed"] else "FAILED", "why": gate["why"]}
+        for gate in sorted(manifest["gates"], key=lambda gate: bool(gate["passed"]))
+    ]
     create_table_artifact(gates, key=f"scores-{key}", description="Scores and their gates")
-    create_link_artifact((outcome.folder / "report.html").absolute().as_uri(), link_text="report", key=f"report-{key}")
+    page = f"`{report}`\n\nOne file that needs no network; browsers do not follow links from a server to files, so open it by its name."
+    create_markdown_artifact(page, key=f"report-{key}", description="Can the release be trusted?")
