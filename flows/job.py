@@ -9,7 +9,7 @@ A job file is YAML:
     gates: {ratio: 0.8}
     schedule: "0 2 * * *"
 
-A job file is not trusted: it may come from anybody, so nothing in it is expanded, imported or run.
+A job file is not trusted: it may come from anybody, so nothing in it is imported or run, but hooks where they are allowed (`flows.hooks`).
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def tell(outcome: publishing.Outcome) -> None:
     create_markdown_artifact("\n\n".join(lines), key=f"verdict-{key}", description=f"What became of {dataset}")
     gates = [
         {"gate": gate["name"], "value": number(gate["value"]), "limit": number(gate["limit"])}
-        | {"": "passed" if gate["passed"] else "FAILED", "why": gate["why"]}
+        | {"verdict": "passed" if gate["passed"] else "FAILED", "why": gate["why"]}
         for gate in sorted(manifest["gates"], key=lambda gate: bool(gate["passed"]))
     ]
     create_table_artifact(gates, key=f"scores-{key}", description="Scores and their gates")
