@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -38,7 +41,8 @@ class Sample(NamedTuple):
     """What was seen at a moment; MiB, counts."""
 
     minute: float
-    memory: float  # of the server, its keeper and the scheduler: what stays between runs
+    scheduler: float  # memory of `alfar serve` itself
+    server: float  # and of the Prefect server with its keeper
     files: int
     processes: int
     running: int  # processes of runs that are under way
@@ -77,16 +81,25 @@ def size(folder: Path, without: str = "-") -> float:
 
 def sampled(top: psutil.Process, began: float, place: Path) -> Sample:
     stay, runs = lasting(top)
-    memory, files = 0, 0
+    memory, files = {True: 0, False: 0}, 0
     for process in stay:
         try:
-            memory, files = memory + process.memory_info().rss, files + process.num_fds()
+            memory[process == top] += process.memory_info().rss
+            files += process.num_fds()
         except psutil.Error:
             continue
     home = place / "home"
     private, database = size(home, "prefect"), size(home / "prefect")
     minute = (time.monotonic() - began) / 60
-    return Sample(minute, memory / 2**20, files, len(stay), len(runs), size(place / "out"), private, database)
+    heavy = memory[True] / 2**20, memory[False] / 2**20
+    return Sample(minute, *heavy, files, len(stay), len(runs), size(place / "out"), private, database)
+
+
+def due(database: Path) -> dict[str, int]:
+    """The states of all runs that were due by now, as the server has them."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as base:
+        query = "select state_name, count(*) from flow_run where expected_start_time <= ? group by 1 order by 2 desc"
+        return dict(base.execute(query, [datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")]).fetchall())
 
 
 def changing(path: Path) -> Iterator[None]:
@@ -128,13 +141,14 @@ def main() -> None:
                     next(source)
                 time.sleep(max(0.0, EVERY - (time.monotonic() - began - now)))
         finally:
+            states = due(place / "home" / "prefect" / "prefect.db")
             serving.send_signal(signal.SIGINT)
             serving.wait(120)
-        RESULT.write_text(report(found, place, minutes), encoding="utf-8")
+        RESULT.write_text(report(found, place, minutes, states), encoding="utf-8")
         print((place / "stderr").read_text()[-2000:])
 
 
-def report(found: list[Sample], place: Path, minutes: float) -> str:
+def report(found: list[Sample], place: Path, minutes: float, states: dict[str, int]) -> str:
     """The results as Markdown."""
     home, out = place / "home", place / "out" / "penguins"
     log = [json.loads(line) for line in (home / "log.jsonl").read_text().splitlines()]
@@ -147,7 +161,8 @@ def report(found: list[Sample], place: Path, minutes: float) -> str:
     rows = [
         (name, median(getattr(s, field) for s in found[third : 2 * third]), median(getattr(s, field) for s in found[2 * third :]), unit)
         for name, field, unit in (
-            ("memory of what stays", "memory", "MiB"),
+            ("memory of `alfar serve`", "scheduler", "MiB"),
+            ("memory of the Prefect server", "server", "MiB"),
             ("open files of what stays", "files", ""),
             ("processes that stay", "processes", ""),
             ("releases", "releases", "MiB"),
@@ -162,6 +177,7 @@ def report(found: list[Sample], place: Path, minutes: float) -> str:
 `OMP_NUM_THREADS=1 python -m benchmarks.soak {minutes:g}`: penguins, one run a minute under `alfar serve`, `keep: {KEEP}`.
 {len(found)} samples.
 
+- Runs that were due: {sum(states.values())}, {", ".join(f"{count} {name}" for name, count in states.items())}.
 - {begun} runs began, {len(metrics)} ended with a line of metrics.jsonl, {stopped} were stopped, the one that Ctrl-C met among them.
 - {fresh} of them made a release, {len(metrics) - fresh} found their source unchanged.
 - The last version is v{published}; LATEST says {latest(out)}; what is kept: {", ".join(kept)}.

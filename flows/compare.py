@@ -77,8 +77,9 @@ def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = No
         board = ranked(dataset, rows) | {"target": job.target, "reproduce": again}
         folder = Path(to) if to else root / keyed("compare", {"job": job.digest, "generators": generators, "seeds": seeds}, ())
     write(board, folder)
+    cells = [["" if cell == "-" else plain(cell) for cell in line] for line in lines(board)]  # Prefect shows them as Markdown
     create_table_artifact(
-        [dict(zip(head(board), line, strict=True)) for line in lines(board)], key="leaderboard", description=f"Generators on {dataset}"
+        [dict(zip(head(board), line, strict=True)) for line in cells], key="leaderboard", description=f"Generators on {dataset}"
     )
     return board, folder
 
