@@ -8,7 +8,7 @@ import re
 from data.errors import BadInput
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-PASSWORD = re.compile(r"(://[^/:@\s]*):(?!\$\{[A-Za-z_][A-Za-z0-9_]*\}@)[^@/\s]+@")  # one that stands there in plain
+PASSWORD = re.compile(r"(://[^/:@\s]*):(?!\$\{[A-Za-z_][A-Za-z0-9_]*\}@)([^@/\s]+)@")  # one that stands there in plain
 
 
 def filled(text: str) -> str:

@@ -249,6 +249,17 @@ def test_passwords_stand_in_the_environment(monkeypatch, tmp_path):
     assert Job.load(job).source.shown == url
 
 
+def test_a_password_of_the_command_line_goes_no_further(monkeypatch):
+    from flows.commands import job_of
+
+    monkeypatch.setenv("ALFAR_PASSWORD", "")
+    job = job_of({"source": {"spec": "postgresql://me:p%40ss@host/db", "query": "select 1"}})
+    assert "ss@" not in job.model_dump_json()
+    assert sql.parse(job.source.spec).password == "p@ss"
+    assert command(job) == "alfar run 'postgresql://me:${ALFAR_PASSWORD}@host/db' --query 'select 1'"
+    assert job_of({"source": {"spec": "iris"}}).source.spec == "iris"
+
+
 # ---- where a release may be written
 
 
