@@ -178,7 +178,7 @@ def report(found: list[Sample], place: Path, minutes: float, states: dict[str, i
 {len(found)} samples.
 
 - Runs that were due: {sum(states.values())}, {", ".join(f"{count} {name}" for name, count in states.items())}.
-- {begun} runs began, {len(metrics)} ended with a line of metrics.jsonl, {stopped} were stopped, the one that Ctrl-C met among them.
+- {begun} runs began by the log, {len(metrics)} ended with a line of metrics.jsonl, {stopped} with an error; Ctrl-C met what was under way.
 - {fresh} of them made a release, {len(metrics) - fresh} found their source unchanged.
 - The last version is v{published}; LATEST says {latest(out)}; what is kept: {", ".join(kept)}.
 - Most processes of runs at one moment: {max(s.running for s in found)}.
