@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def guarantee(privacy: Mapping[str, Any]) -> str:
 def card(manifest: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """The dataset card: Hugging Face's front matter, then what this is, its columns and how to read it."""
     name, line = manifest["dataset"], headline(manifest)
-    columns = [f"| {_cell(c['name'])} | {c['kind']} | {_cell(c['type'])} |" for c in schema["columns"]]
+    columns = [f"| {plain(c['name'])} | {c['kind']} | {plain(c['type'])} |" for c in schema["columns"]]
     gates = [f"- {g['name']}: {'passed' if g['passed'] else 'failed'}" for g in manifest.get("gates", [])]
     return f"""---
 pretty_name: {name} (synthetic)
@@ -62,8 +63,9 @@ datasets.load_dataset(".")
 {chr(10).join(["", "## Gates", "", *gates, ""]) if gates else ""}"""
 
 
-def _cell(text: object) -> str:
-    return str(text).replace("|", "\\|")
+def plain(text: object) -> str:
+    """Text as Markdown shows it and takes nothing in it for a mark: no tag, link, cell or line of its own."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(str(text).split()))
 
 
 def _modality(schema: Mapping[str, Any]) -> str:

@@ -48,6 +48,8 @@ def staging(root: Place | str, dataset: str) -> Iterator[Path]:
     """
     check_name(dataset)
     home = place(root)
+    for name in ("_staging", "_quarantine", f"_quarantine/{dataset}", dataset):
+        inside(home, home / name)
     folder = workshop(home) / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
     if isinstance(home, Remote):
         trial = home / "_staging" / folder.name
@@ -201,6 +203,7 @@ def rollback(root: Place | str, dataset: str, version: str | None = None) -> Rel
     """
     check_name(dataset)
     home = place(root) / dataset
+    inside(place(root), home)
     if not home.is_dir():
         raise BadInput(f"nothing is published as {dataset!r} in {root}: see alfar releases")
     with writing(home), locked(home):
@@ -324,6 +327,12 @@ def check_name(dataset: str) -> None:
     """BadInput unless the name is safe as a folder."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", dataset):
         raise BadInput(f"the dataset name {dataset[:80]!r} must be 1 to 60 of a-z, 0-9, _ and -, beginning with a letter or digit")
+
+
+def inside(root: Place, path: Place) -> None:
+    """BadInput when a link leads from a folder below the destination to one outside of it; an object store has no links."""
+    if isinstance(path, Path) and isinstance(root, Path) and not path.resolve().is_relative_to(root.resolve()):
+        raise BadInput(f"{path} is a link that leads out of {root}: nothing is written there; remove the link")
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from data import releases as store
 from data import sources
+from data.environment import PASSWORD
 from data.errors import BadInput
 from data.images import measures
 from data.schema import Dataset
@@ -27,6 +29,7 @@ from flows.room import Room
 from flows.server import server
 
 FAILED = 3  # exit code: a gate failed
+MOVED = "ALFAR_PASSWORD"
 
 
 def run(values: dict[str, Any]) -> int:
@@ -46,8 +49,16 @@ def run(values: dict[str, Any]) -> int:
 
 
 def job_of(values: dict[str, Any]) -> Job:
-    """The job of a command line; errors name the job file when there is one."""
-    return Job.of({k: v for k, v in values.items() if k != "file"}, values.get("file", ""))
+    """The job of a command line; errors name the job file when there is one.
+
+    A password in a URL of the command line moves into the environment of this process: the job that goes to Prefect has its name.
+    """
+    file, source = values.get("file", ""), values.get("source")
+    spec = source.get("spec", "") if isinstance(source, dict) and not file else ""
+    if isinstance(source, dict) and (found := PASSWORD.search(spec)):
+        os.environ[MOVED] = unquote(found[2])
+        values = {**values, "source": {**source, "spec": PASSWORD.sub(rf"\1:${{{MOVED}}}@", spec)}}
+    return Job.of({k: v for k, v in values.items() if k != "file"}, file)
 
 
 def prefect() -> AbstractContextManager[None]:

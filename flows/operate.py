@@ -20,7 +20,7 @@ from data.errors import BadInput
 from data.schema import Schema
 from data.stores import Remote, place
 from flows.folders import home
-from flows.screen import figure, table
+from flows.screen import number, table
 
 LEAST_DISK, LEAST_MEMORY = 2.0, 4.0  # GiB, below which runs of a usual size fail
 GIB = 2**30
@@ -88,11 +88,6 @@ def gates(a: store.Release, b: store.Release) -> list[list[str]]:
 def told(gate: Mapping[str, Any] | None) -> str:
     """A gate in a few words."""
     return f"{number(gate['value'])} (limit {number(gate['limit'])}, {'kept' if gate['passed'] else 'broken'})" if gate else "not there"
-
-
-def number(value: Any) -> str:
-    """A score as text."""
-    return figure(value) if isinstance(value, int | float) and not isinstance(value, bool) else "-" if value is None else str(value)
 
 
 def said(manifest: Any, path: str) -> str:

@@ -31,8 +31,10 @@ from data.schema import Dataset, Schema
 from data.sources import slug
 from data.stores import Place, fetch, place
 from flows import auto, room
-from flows.folders import Done, home, keyed, read_json, retire, run_folder
+from flows.folders import LOG, Done, append, home, keyed, read_json, retire, run_folder
+from flows.hooks import announce
 from flows.job import Job, shown
+from flows.journal import journal
 from flows.stages import (
     FRAMES,
     UNFOLDED,
@@ -334,6 +336,12 @@ def published(to: str | Place, dataset: str, run: str) -> Outcome | None:
 
 def synthesize(job: Job) -> Outcome:
     """The whole job as plain calls, without Prefect."""
+    with journal(job) as attempt:
+        return followed(job, attempt)
+
+
+def followed(job: Job, attempt: str) -> Outcome:
+    """One attempt, from source to release."""
     found = plan(job)
     with run_folder(found.dataset, waiting(found.dataset)) as root:
         done = {"prepare": prepare(found, root)}
@@ -351,26 +359,32 @@ def synthesize(job: Job) -> Outcome:
         done["refer"] = refer(order, root, prepared)
         done["judge"] = judge(order, root, prepared, fitted, drawn, done["refer"].folder)
         outcome = publish(job if chosen else order, found.dataset, prepared, fitted, drawn, done["judge"].folder, chosen)
-        measure(root, job, done, outcome)
+        measure(root, job, done, outcome, attempt, announce(job, outcome))
     return outcome
 
 
-def measure(root: Path, job: Job, done: Mapping[str, Done], outcome: Outcome) -> None:
-    """One line of metrics.jsonl in the private run folder: when, which job and run, what became of it, and what each stage cost."""
+def measure(root: Path, job: Job, done: Mapping[str, Done], outcome: Outcome, attempt: str, hook: str | None) -> None:
+    """One line of metrics.jsonl in the private run folder: when, which job and run, what became of it, and what each stage cost.
+
+    `attempt` is the run of the log; `hook` what `flows.hooks.announce` said.
+    """
+    verdict, number = outcome.manifest["verdict"], outcome.manifest["version"]
+    LOG.info("%s %s%s", verdict, number, ", found" if outcome.cached else "", extra={"stage": "publish"})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     line = {
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "job": job.digest,
+        "attempt": attempt,
         "run": outcome.manifest["run"],
         "verdict": outcome.manifest["verdict"],
         "version": outcome.manifest["version"],
         "rows": outcome.manifest["rows"],
         "cached": outcome.cached,
+        "hook": hook,
         "peak_mib": round(peak, 1),
         "stages": {name: {"cached": d.cached, "seconds": d.seconds, "cpu_seconds": d.cpu_seconds} for name, d in done.items()},
     }
-    with open(root / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append(root / "metrics.jsonl", line)
 
 
 # ---- small things

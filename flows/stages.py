@@ -38,6 +38,7 @@ from data.split import split
 from data.stores import fetch, place
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
+from flows.hooks import permitted
 from flows.job import Job
 from flows.room import Room
 
@@ -89,6 +90,7 @@ def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
     from generators import registry
 
+    permitted(job)
     auto.candidates(job) if auto.wanted(job) else named(job)
     source = read(job.source.spec, job, job.source.query)
     table = without(source.table, job.drop)

@@ -7,11 +7,12 @@ on one kind of device.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +143,7 @@ class Trainer:
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"adam.{phase}.{index}.{key}": t for key, t in state.items()}
         meta = {"step": self.step, "steps": self.steps, "curve": self.curve, "fall": self.fall, "stale": self.stale}
-        meta |= {"best_score": self.best_score, "recent": self.recent}
+        meta |= {"best_score": self.best_score, "recent": self.recent, "sha256": summed(tensors)}
         fresh = path.with_suffix(".new")
         save_file({k: t.contiguous() for k, t in tensors.items()}, fresh, metadata={"run": json.dumps(meta)})
         with open(fresh, "rb") as file:
@@ -150,10 +151,12 @@ class Trainer:
         os.replace(fresh, path)
 
     def load(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `save` wrote. ValueError when it is damaged."""
         with safe_open(path, "pt", device=str(next(self.net.parameters()).device)) as file:
-            meta = json.loads(file.metadata()["run"])
+            meta = json.loads((file.metadata() or {})["run"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        if meta["sha256"] != summed(tensors):
+            raise ValueError("the checkpoint was changed after it was written")
         part = {
             name: {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
             for name in ("net", "average", "best")
@@ -171,6 +174,16 @@ class Trainer:
         self.step, self.steps, self.curve = meta["step"], meta["steps"], meta["curve"]
         self.fall, self.stale = meta["fall"], meta["stale"]
         self.best_score, self.recent = meta["best_score"], meta["recent"]
+
+
+def summed(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names."""
+    sink = hashlib.sha256()
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous().flatten()
+        sink.update(f"{name} {flat.dtype} {len(flat)}".encode())
+        sink.update(flat.view(torch.uint8).numpy().tobytes())
+    return sink.hexdigest()
 
 
 def train(
@@ -208,7 +221,7 @@ def train(
     if checkpoint and checkpoint.exists():
         try:
             run.load(checkpoint)
-        except (SafetensorError, KeyError, RuntimeError, ValueError):
+        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError):
             checkpoint.unlink()  # not a checkpoint of this run: begin again
             return train(
                 net,

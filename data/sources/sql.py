@@ -15,6 +15,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
+from data.environment import filled
 from data.errors import BadInput
 from data.infer import check_names
 from data.sources import delimited
@@ -47,11 +48,17 @@ def read(url: str, query: str | None, sample: Sample) -> pa.Table:
 
 
 def parse(url: str) -> URL:
-    """The parts of a URL. BadInput does not repeat it: it may hold a password."""
+    """The parts of a URL, `${NAME}` in user, password and host filled in. BadInput does not repeat it: it may hold a password."""
     try:
-        return sa.make_url(url)
+        parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         raise BadInput("the database URL cannot be understood: write it like sqlite:///shop.db or postgresql://user@host/base") from None
+    return parsed.set(username=secret(parsed.username), password=secret(parsed.password), host=secret(parsed.host))
+
+
+def secret(part: str | None) -> str | None:
+    """A part of a URL, filled in from the environment."""
+    return part and filled(str(part))
 
 
 def connect(url: URL) -> Engine:
