@@ -32,6 +32,7 @@ from generators.train import Training
 SLOW = 0.01  # the rate of the layers of f, of that of all others
 GROUP = 4  # images whose deviation is seen together
 TRACKED = 0.01  # how fast the mean style follows
+WIDEST = 512  # channels
 
 
 def normal(x: Tensor) -> Tensor:
@@ -193,7 +194,8 @@ def spread(h: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class StyleGAN(Adversarial, Unfolding):
-    """Maps of `width` channels at the full size, twice as many at each halving; styles of `style` numbers; `mixing` is the share of (5).
+    """Maps of `width` channels at the full size, twice as many at each halving, `WIDEST` at most; styles of `style` numbers; `mixing` is
+    the share of (5).
 
     `truncation` is psi: 1 is P(x|y) as learnt, less is plainer. Its steps are a sweep of psi from 0 to it.
     """
@@ -215,7 +217,7 @@ class StyleGAN(Adversarial, Unfolding):
 
     def widths(self, codec: ImageCodec) -> list[int]:
         """The channels of the maps, from the full size to the smallest."""
-        return [self.width * 2**k for k in range(halvings(codec.shape) + 1)]
+        return [min(WIDEST, self.width * 2**k) for k in range(halvings(codec.shape) + 1)]
 
     def frames(self, net: Players, labels: Tensor, rng: torch.Generator, count: int) -> Tensor:
         noise = torch.randn(len(labels), net.maker.noise, generator=rng)
