@@ -225,6 +225,7 @@ def release(
     from evaluators.report import render
     from evaluators.samples import samples
     from generators import registry
+    from generators.base import Unfolding
 
     now = datetime.now(UTC)
     dataset, rows, tell = manifest["dataset"], manifest["rows"], teller("publish")
@@ -234,7 +235,8 @@ def release(
         notes = [*manifest["source"].get("notes", []), told(made)] if made["drawn"] > made["kept"] else manifest["source"].get("notes", [])
         manifest |= {"draws": made, "source": {**manifest["source"], "notes": notes}}
     tell(rows, rows, "checking the files as written")
-    publishable = registry.get(manifest["generator"]["name"]).publishable
+    kind = registry.get(manifest["generator"]["name"])
+    publishable, caption = kind.publishable, kind.caption if issubclass(kind, Unfolding) else ""
     schema = Schema.from_json(manifest["schema"])
     manifest["scores"] = {**manifest["scores"], "quality": quality(schema, files)}
     manifest["gates"] = gates(manifest["scores"], publishable=publishable)
@@ -242,7 +244,7 @@ def release(
     manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
     if publishable:
         shutil.copytree(model, staged / "model")
-    shown = {"image": partial(pictures, files, frames, FRAMES), "text": partial(samples, schema, files)}.get(schema.modality, dict)
+    shown = {"image": partial(pictures, files, frames, FRAMES, caption), "text": partial(samples, schema, files)}.get(schema.modality, dict)
     (staged / "report.html").write_text(render(manifest, shown() if publishable else None), encoding="utf-8")
     if manifest["reasons"]:
         folder = releases.quarantine(staged, to, dataset, manifest, manifest["reasons"])
