@@ -4,8 +4,8 @@
     python -m benchmarks.emoji --only image/biggan --seconds 60
     python -m benchmarks.emoji --tables                               only write the table again
 
-A line of results/images-emoji.jsonl is one fit with the generator's defaults, but for as many steps as it makes in these seconds by its pace
-over a few steps, and as many pictures as it learnt from, each under its category. Density and coverage, of pictures held out, as in
+A line of results/images-emoji.jsonl is one fit with the generator's defaults, but for as many steps as it makes in these seconds by its
+pace over a few steps, and as many pictures as it learnt from, each under its category. Density and coverage, of pictures held out, as in
 docs/evaluation.md, in its two spaces of features. The pictures, on white, lie in $ALFAR_BENCH_DATA/image/emoji_pairs.
 """
 

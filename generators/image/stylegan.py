@@ -215,7 +215,7 @@ class StyleGAN(Adversarial, Unfolding):
     truncation: float = 1.0
     game: Game = Game(loss="logistic")
     caption: ClassVar[str] = (
-        "Upper half: truncation, from the mean style of the label at the left to the style as drawn at the right. Lower half: style mixing; "
+        "Upper half: truncation, from the label's mean style, at the left, to the style as drawn. Lower half: style mixing: "
         "all images of a column have its fine style, each line keeps its coarse one, and the last column is a line's own."
     )
     training: Training = Training(epochs=40, least_steps=1000, batch=64, lr=2e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
