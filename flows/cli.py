@@ -88,6 +88,7 @@ def parser() -> Parser:
     run_ = add(run, "run", "learn a real table, sample rows, judge them and publish a release", "example: alfar run diamonds --rows 20000")
     run_.add_argument("source", metavar="SOURCE|JOB.yaml", help=f"{SOURCE}; or a job file, whose values the options override")
     run_.add_argument("--generator", metavar="NAME", help="who learns (alfar generators), or auto: the best of them within --minutes")
+    run_.add_argument("--preset", metavar="NAME", help="the generator's sizes: cpu-smoke, cpu or gpu (alfar show NAME)")
     run_.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the generator, e.g. training.steps=4000"
     )
@@ -248,8 +249,10 @@ def show(options: argparse.Namespace) -> int:
     import inspect
     from dataclasses import fields
 
+    from flows.operate import flat
     from flows.screen import table
-    from generators.registry import get
+    from generators.presets import BATCH, LIKE, PRESETS, cost, example
+    from generators.registry import get, make, modality_of
 
     kind = get(options.name)
     print(f"{options.name}\n\n{inspect.getdoc(sys.modules[kind.__module__])}\n\n{inspect.getdoc(kind)}\n")
@@ -262,6 +265,15 @@ def show(options: argparse.Namespace) -> int:
     ]
     plain = [(name, value) for name, value in known if not hasattr(value, "__dataclass_fields__")]
     print(table([[f"  {name}", repr(value)] for name, value in plain + nested]) if known else "  no parameters")
+    if options.name in PRESETS:
+        data = example(modality_of(options.name))
+        rows = []
+        for preset, sizes in PRESETS[options.name].items():
+            parameters, flops = cost(make(options.name, sizes), data)
+            changes = ", ".join(f"{key}={value}" for key, value in flat(sizes).items()) or "as above"
+            rows.append([f"  {preset}", f"{parameters:,}", f"{flops / 1e6:,.1f}", changes])
+        print(f"\npresets, on {LIKE[modality_of(options.name)]}, in steps of {BATCH} rows:")
+        print(table(rows, ["  --preset", "parameters", "MFLOP a row and training step", "what they set"]))
     return 0
 
 
@@ -365,8 +377,8 @@ def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
         values["constraints"] = [*(values.get("constraints") or []), *map(rule, said["constraint"])]
     if options.drop:
         values["drop"] = [*(values.get("drop") or []), *options.drop]
-    if said.get("generator") or said.get("set"):
-        values["generator"] = recipe(values.get("generator"), said["generator"], said["set"])
+    if said.get("generator") or said.get("preset") or said.get("set"):
+        values["generator"] = recipe(values.get("generator"), said["generator"], said["preset"], said["set"])
     return values
 
 
@@ -393,10 +405,12 @@ def balanced(items: Sequence[str]) -> tuple[str, dict[str, float]] | None:
     return (columns[0], found) if items else None
 
 
-def recipe(known: Any, name: str | None, settings: list[str]) -> dict[str, Any]:
-    """A generator's name and parameters out of what the file says, --generator and --set."""
+def recipe(known: Any, name: str | None, preset: str | None, settings: list[str]) -> dict[str, Any]:
+    """A generator's name and parameters out of what the file says, --generator, --preset and --set."""
     base: dict[str, Any] = known if isinstance(known, dict) else {"name": known} if known else {}
     base = {"name": name} if name and name != base.get("name") else dict(base)
+    if preset:
+        base["preset"] = preset
     for key, value in pairs("--set", settings):
         *outer, last = key.split(".")
         place = base

@@ -31,6 +31,7 @@ from data.environment import PASSWORD
 from data.errors import BadInput, suggest
 from data.schema import Kind, Task
 from data.stores import place
+from generators.presets import resolved
 
 LARGEST = 1_000_000  # bytes of a job file
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -78,7 +79,7 @@ class Job(BaseModel):
     orders: dict[str, list[str | int]] = Field(default_factory=dict, description="the order of a category's values, least first")
     drop: list[str] = Field(default_factory=list, description="columns that are left out")
     constraints: list[str | dict[str, list[str]]] = Field(default_factory=list, max_length=100, description="rules that every row keeps")
-    generator: dict[str, Any] | None = Field(None, description="a generator's name, or a mapping of its name and parameters")
+    generator: dict[str, Any] | None = Field(None, description="a generator's name, or a mapping of its name, preset and parameters")
     rows: int | None = Field(None, ge=1, le=10**10, description="rows to make; as many as the training data when left out")
     seed: int = Field(0, ge=0, le=2**32 - 1)
     minutes: float | None = Field(None, gt=0, le=10_080, description="bound on the training time")
@@ -118,12 +119,12 @@ class Job(BaseModel):
     @field_validator("generator", mode="before", json_schema_input_type=str | dict[str, Any] | None)
     @classmethod
     def named(cls, value: Any) -> Any:
-        """A plain string is the name."""
+        """A plain string is the name; a preset is what it stands for."""
         if isinstance(value, str):
             return {"name": value}
         if isinstance(value, Mapping) and not isinstance(value.get("name", ""), str):
             raise ValueError("takes a name as text, for example {name: tabular/made}")
-        return value
+        return resolved(value) if isinstance(value, Mapping) else value
 
     @field_validator("constraints", mode="before")
     @classmethod

@@ -254,6 +254,7 @@ def release(
     from evaluators.report import render
     from evaluators.samples import samples
     from generators import registry
+    from generators.base import Unfolding
 
     now = datetime.now(UTC)
     dataset, rows, tell = manifest["dataset"], manifest["rows"], teller("publish")
@@ -263,13 +264,14 @@ def release(
         notes = [*manifest["source"].get("notes", []), told(made)] if made["drawn"] > made["kept"] else manifest["source"].get("notes", [])
         manifest |= {"draws": made, "source": {**manifest["source"], "notes": notes}}
     tell(rows, rows, "checking the files as written")
-    publishable = registry.get(manifest["generator"]["name"]).publishable
+    kind = registry.get(manifest["generator"]["name"])
+    publishable, caption = kind.publishable, kind.caption if issubclass(kind, Unfolding) else ""
     schema = Schema.from_json(manifest["schema"])
     manifest["scores"] = {**manifest["scores"], "quality": quality(schema, files)}
     if publishable:
         shutil.copytree(model, staged / "model")
     manifest["gates"] = gates(manifest["scores"], publishable=publishable)
-    shown = {"image": partial(pictures, files, frames, FRAMES), "text": partial(samples, schema, files)}.get(schema.modality, dict)
+    shown = {"image": partial(pictures, files, frames, FRAMES, caption), "text": partial(samples, schema, files)}.get(schema.modality, dict)
     pictured = shown() if publishable else None
 
     def judged() -> None:

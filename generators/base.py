@@ -316,7 +316,9 @@ class Answering(Labelled):
 
 @dataclass(frozen=True)
 class Unfolding(Labelled):
-    """A generator whose images come about step by step, from noise."""
+    """A generator whose images come about step by step, from noise; `caption` says so where its frames show something else."""
+
+    caption: ClassVar[str] = ""
 
     @abstractmethod
     def frames(self, net: Any, labels: Tensor, rng: torch.Generator, count: int) -> Tensor:
