@@ -153,7 +153,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     if report.is_dir() or not report.absolute().parent.is_dir():
         raise BadInput(f"the report {report} must be a file in a folder that exists")
     plan = stages.plan(job)
-    schema, real = plan.real.train.schema, plan.real
+    schema, real = plan.real.train.schema.drawn, plan.real
     other = stages.read(synthetic, job)
     made = Dataset.of(images.alike(other.table, schema, synthetic), schema)
     if not len(made):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.errors import BadInput
 from data.layout import Layout
 from data.schema import Dataset
 from generators.train import SHARE, Training, few_threads, fitting, looking, planned, train
@@ -135,7 +136,7 @@ class Generator(ABC):
             "parameters": sum(p.numel() for p in net.parameters()),
             "device": run.device.type,
         }
-        return Fitted(self, codec, net, data.schema, run.log)
+        return Fitted(self, codec, net, data.schema.drawn, run.log)
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Descending(Generator):
         steps = wanted if minutes is None else max(1, min(wanted, int(SHARE * 60 * minutes / seconds)))
         for drawn in DRAWN:
             began = time.perf_counter()
-            trial.sample(drawn)
+            trial.sample(drawn, of=data)
             row = (time.perf_counter() - began) / drawn
             if row * drawn > SHOWN:
                 break
@@ -280,6 +281,19 @@ class Answering(Labelled):
 
         With `back` the others are drawn given the last.
         """
+
+
+@dataclass(frozen=True)
+class Translating(Generator):
+    """A generator whose rows are others drawn in another style. Its codec has `weights`; what is known of the others goes with them."""
+
+    @abstractmethod
+    def translate(self, net: Any, rows: Rows) -> Rows:
+        """The rows (x [n, ...], y int64 [n]), x in the other style."""
+
+    @final
+    def sample(self, net: Any, n: int, rng: torch.Generator) -> Rows:
+        raise BadInput("a generator that draws photographs in another style makes none of its own: give it some (of)")
 
 
 @dataclass(frozen=True)

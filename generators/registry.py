@@ -32,6 +32,7 @@ GENERATORS = {
     "image/gan": "generators.image.gan:GAN",
     "image/dcgan": "generators.image.dcgan:DCGAN",
     "image/stylegan": "generators.image.stylegan:StyleGAN",
+    "image/chipgan": "generators.image.chipgan:ChipGAN",
     "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
     "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
     "image/diffusion": "generators.image.diffusion:Diffusion",
@@ -43,11 +44,12 @@ GENERATORS = {
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
 }
-DEFAULT: dict[Modality, str] = {
+DEFAULT: dict[str, str] = {
     "tabular": "tabular/made",
     "image": "image/dcgan",
+    "image-to-image": "image/chipgan",
     "text": "text/gpt",
-}  # the best one measured for each kind of data
+}  # the best one measured for each kind of data, and the one for a task that others do not have
 READS: dict[str, Modality] = {"sdv": "tabular"}  # what a family of names reads, where that is not its own name
 
 
