@@ -19,6 +19,9 @@ from generators.base import Codec, Rows
 from generators.codecs.image import ImageCodec
 
 
+LEAST = 5  # pixels of a side
+
+
 @dataclass(frozen=True)
 class StyleCodec(Codec):
     """Rows are (x uint8 [n, C + K, H, W], y int64 [n], s uint8 [n, C, H, W]): a photograph as `ImageCodec` has it, and one of the style.
@@ -38,6 +41,8 @@ class StyleCodec(Codec):
         if source.size != target.size:
             sizes = f"{source.name!r} are {measures(source.size or ())}, those of {target.name!r} {measures(target.size or ())}"
             raise BadInput(f"the images of column {sizes}: bring them to one size (--size) and to the same colours")
+        if min((source.size or (0,))[1:], default=0) < LEAST:
+            raise BadInput(f"images of {measures(source.size or ())} are too small to be drawn: {LEAST} pixels a side is the least (--size)")
         return cls(data.schema, ImageCodec.fit(photos(data)))
 
     @property

@@ -53,7 +53,7 @@ class ChipGAN(Neural, Translating):
     Ink spreads by `erosion` pixels and blurs over `blur`, both odd: those of images of about 64 pixels a side.
     """
 
-    width: int = 16
+    width: int = 12
     blocks: int = 3
     cycle: float = 10.0
     itself: float = 5.0
@@ -61,14 +61,13 @@ class ChipGAN(Neural, Translating):
     wash: float = 0.05
     erosion: int = 3
     blur: int = 7
-    training: Training = Training(steps=1000, batch=8, lr=5e-4, betas=(0.5, 0.99), ema=0.99, decay=0.5)
+    training: Training = Training(steps=400, batch=4, lr=1e-3, betas=(0.5, 0.99), ema=0.99, decay=0.5)
     phases: ClassVar[tuple[str, ...]] = ("critics", "makers")
     sizes: ClassVar[tuple[dict[str, Any], ...]] = ({"width": 8},)
     codec: ClassVar[type[StyleCodec]] = StyleCodec
 
     def build(self, codec: StyleCodec) -> Studio:
-        net = Studio(codec.inner.channels, self.width, self.blocks)
-        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Studio(codec.inner.channels, self.width, self.blocks)
 
     def loss(self, net: Studio, rows: Rows, phase: str) -> Tensor:
         x, s = signed(rows[0][:, : net.channels]), signed(rows[2])

@@ -59,10 +59,10 @@ class Critic(nn.Module):
             nn.Conv2d(channels, width, 4, 2, 1),
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, 2 * width, 4, 2, 1),
-            nn.InstanceNorm2d(2 * width, affine=True),
+            nn.GroupNorm(1, 2 * width),
             nn.LeakyReLU(0.2),
             nn.Conv2d(2 * width, 4 * width, 3, 1, 1),
-            nn.InstanceNorm2d(4 * width, affine=True),
+            nn.GroupNorm(1, 4 * width),
             nn.LeakyReLU(0.2),
             nn.Conv2d(4 * width, 1, 3, 1, 1),
         )
