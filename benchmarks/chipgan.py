@@ -144,7 +144,16 @@ def table(r: dict[str, Any]) -> str:
     """One fit as markdown."""
     truth = r["style"]["photo"]["truth"] is not None
     spaces = list(r["kid"])
-    titles = ["", "edge F1", "by chance", "tone distance", "of the photograph's", "void", "taken for the style", *(f"KID {s}" for s in spaces)]
+    titles = [
+        "",
+        "edge F1",
+        "by chance",
+        "tone distance",
+        "of the photograph's",
+        "void",
+        "taken for the style",
+        *(f"KID {s}" for s in spaces),
+    ]
     titles += ["L1 to the truth"] if truth else []
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
     for side, title in TITLES.items():
@@ -166,9 +175,9 @@ def table(r: dict[str, Any]) -> str:
             "",
             *(f"| {' | '.join(line)} |" for line in lines),
             "",
-            f"Masks carried over: mean IoU {drawn['mean_iou']:.3f} of a U-Net learnt on drawings and scored on drawings of held-out photographs, "
-            f"{photo['mean_iou']:.3f} on photographs: ratio {drawn['mean_iou'] / photo['mean_iou']:.3f}; of the foreground "
-            f"{drawn['foreground_iou']:.3f} by {photo['foreground_iou']:.3f}: ratio {drawn['foreground_iou'] / photo['foreground_iou']:.3f}.",
+            "Masks carried over, a U-Net learnt and scored on drawings by one learnt and scored on photographs: "
+            + "; ".join(f"{k.replace('_', ' ')} {drawn[k]:.3f} by {photo[k]:.3f}, ratio {drawn[k] / photo[k]:.3f}" for k in drawn)
+            + ".",
             "",
         ]
     )

@@ -35,14 +35,12 @@ COLUMNS, LETTERS = 60, 80  # of a table that are shown
 ASKED = 100  # texts that are compared with all training texts at a time
 
 
-def inspect(
-    real: Split, synthetic: Dataset, name: str, *, seed: int = 0, translate: Callable[[Dataset], Dataset] | None = None
-) -> str:
+def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0, translate: Callable[[Dataset], Dataset] | None = None) -> str:
     """The private page as self-contained HTML: it holds real rows or images.
 
     `translate` draws photographs as the model does: the page then shows some of them with their drawings.
     """
-    real, sides(real).private, np.random.default_rng([seed, 0x1257])
+    real, rng = sides(real).private, np.random.default_rng([seed, 0x1257])
     train, test, made = (
         capped(Dataset.of(data.table, real.train.schema), rows, rng)
         for data, rows in ((real.train, REFERENCES), (real.test, QUERIES), (synthetic, QUERIES))

@@ -182,7 +182,7 @@ class Drawing:
 
 
 class Pool:
-    """Rows (x [n, ...], y int64 [n]) that are given out in a random order, each as often as any other; those after the last are the first."""
+    """Rows (x [n, ...], y int64 [n]) that are given out in a random order; after the last comes the first again."""
 
     def __init__(self, rows: Rows, rng: torch.Generator):
         order = torch.randperm(len(rows[0]), generator=rng)

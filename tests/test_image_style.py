@@ -19,6 +19,8 @@ from data.schema import Dataset, Schema, Split
 from data.sources import read
 from data.split import split
 from data.styles import paired, photos, sides, styles
+from evaluators import protocol
+from evaluators import styling as judging
 from evaluators.inspect import inspect
 from evaluators.protocol import utility
 from evaluators.styling import earth_mover, edges, f1, styling
@@ -264,7 +266,8 @@ def test_tones_are_as_far_apart_as_they_were_moved():
     assert earth_mover(x, x + 7) == pytest.approx(7.0, abs=1e-6)
 
 
-def test_drawings_are_told_from_photographs():
+def test_drawings_are_told_from_photographs(monkeypatch):
+    monkeypatch.setattr(judging, "STEPS", 50)
     real = split(rows(200, kind="image"))
     perfect, lazy = styles(real.test), photos(real.test)
     good, bad = (styling(real, made) for made in (perfect, lazy))
@@ -314,6 +317,7 @@ def test_photographs_are_on_the_private_page_and_nowhere_in_the_release(tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(stages, "scores", lambda *_: {"utility": {"task": "segmentation", "why": "not judged here"}})
+    monkeypatch.setattr(protocol, "references", lambda *_, **__: {})
     data = rows()
     data.save(tmp_path / "real.parquet")
     job = Job.of({"source": str(tmp_path / "real.parquet"), "kinds": {"style": "style"}, "target": "style", "to": "out", "name": "ink"})

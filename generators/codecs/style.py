@@ -18,7 +18,6 @@ from data.terms import Test
 from generators.base import Codec, Rows
 from generators.codecs.image import ImageCodec
 
-
 LEAST = 5  # pixels of a side
 
 
@@ -36,13 +35,17 @@ class StyleCodec(Codec):
     @classmethod
     def fit(cls, data: Dataset) -> Self:
         if data.schema.task != "image-to-image":
-            raise BadInput("a generator of image to image takes a photograph and, as target, an image in another style: name that (--target)")
+            raise BadInput(
+                "a generator of image to image takes a photograph and, as target, an image in another style: name that (--target)"
+            )
         source, target = source_of(data.schema), data.schema[str(data.schema.target)]
         if source.size != target.size:
             sizes = f"{source.name!r} are {measures(source.size or ())}, those of {target.name!r} {measures(target.size or ())}"
             raise BadInput(f"the images of column {sizes}: bring them to one size (--size) and to the same colours")
         if min((source.size or (0,))[1:], default=0) < LEAST:
-            raise BadInput(f"images of {measures(source.size or ())} are too small to be drawn: {LEAST} pixels a side is the least (--size)")
+            raise BadInput(
+                f"images of {measures(source.size or ())} are too small to be drawn: {LEAST} pixels a side is the least (--size)"
+            )
         return cls(data.schema, ImageCodec.fit(photos(data)))
 
     @property

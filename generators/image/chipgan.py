@@ -37,7 +37,7 @@ AT_ONCE = 256  # images made together
 
 
 class Studio(nn.Module):
-    """Both sides: `makers` of ink and of photographs, `critics` of ink, of photographs and of the wash; each has all channels of an image."""
+    """Both sides: `makers` of ink and of photographs, `critics` of ink, of photographs and of the wash."""
 
     def __init__(self, channels: int, width: int, blocks: int):
         super().__init__()
