@@ -5,6 +5,7 @@
     tone   sum over the 256 levels of |the share of pixels up to it of one set - that of the other|: the earth mover's distance        (2)
     void   the share of pixels that are nearly white                                                                                   (3)
     fooled the share of drawings that a classifier takes for the style, which learnt photographs and the style and never saw a drawing (4)
+    linked the share of drawings whose own photograph has the edges most like theirs, of all that were drawn                           (5)
 
 Edges: as in the usual threshold of Sobel's operator. Each figure stands beside what it is for photographs, for the style, or by chance.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import binary_dilation, gaussian_gradient_magnitude
+from scipy.ndimage import binary_dilation, gaussian_filter, gaussian_gradient_magnitude
 
 from data.images import pixels
 from data.schema import Dataset, Split
@@ -35,7 +36,7 @@ def styling(real: Split, drawn: Dataset, *, seed: int = 0) -> dict[str, Any]:
     """How the test photographs were drawn: `drawn` are theirs, row by row; `real` are rows as they were learnt (`data.styles`).
 
     {"edges": {"drawn", "chance"}, "tone": {"drawn", "photo", "ratio"}, "void": {"photo", "drawn", "style"}, "fooled": {"drawn", "style",
-    "photo"}, "truth": {"drawn", "photo"} or None, "rows"}: "chance" is F1 with another photograph, "ratio" drawn by photo, "truth" the mean
+    "photo"}, "linked": {"drawn", "chance"}, "truth": {"drawn", "photo"} or None, "rows"}: "chance" is F1 with another photograph, "ratio" drawn by photo, "truth" the mean
     absolute difference, 0 to 1, from the image in the other style where rows are pairs.
     """
     rows = np.sort(np.random.default_rng([seed, 0x57]).permutation(len(drawn))[:SHOWN])
@@ -49,6 +50,7 @@ def styling(real: Split, drawn: Dataset, *, seed: int = 0) -> dict[str, Any]:
         "tone": tone | {"ratio": round(tone["drawn"] / tone["photo"], 4) if tone["photo"] else None},
         "void": {"photo": void(photo), "drawn": void(made), "style": void(style)},
         "fooled": fooled(real.train, {"drawn": made, "style": style, "photo": photo}),
+        "linked": {"drawn": linked(photo_edges, made_edges), "chance": round(1 / max(1, len(rows)), 4)},
         "truth": {"drawn": apart(made, style[rows]), "photo": apart(photo, style[rows])} if paired(real.train.schema) else None,
         "rows": len(rows),
     }
@@ -97,6 +99,13 @@ def fooled(train: Dataset, shown: dict[str, np.ndarray]) -> dict[str, float]:
     x, y = np.concatenate(sides), np.repeat([0, 1], [len(side) for side in sides])
     net = classifier(x, y, 2, SEED, STEPS)
     return {name: round(float((answered_by(net, images) == 1).mean()), 4) for name, images in shown.items()}  # (4)
+
+
+def linked(photos: np.ndarray, drawings: np.ndarray) -> float:
+    """Of the edges of photographs and of their drawings, bool [n, H, W], softened by a pixel and compared by their cosine."""
+    soft = [gaussian_filter(x.astype(np.float32), (0, 1, 1)).reshape(len(x), -1) for x in (photos, drawings)]
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in soft)
+    return round(float(((b @ a.T).argmax(axis=1) == np.arange(len(a))).mean()), 4)  # (5)
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:

@@ -209,7 +209,7 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None)
     if seeds < 1:
         raise BadInput(f"--seeds is {seeds}; it should be at least 1")
     plan = stages.plan(job)
-    chosen = listed or registry.names(plan.real.train.schema.modality)
+    chosen = listed or registry.serving(plan.real.train.schema)
     describe_comparison(plan, chosen, seeds)
     stages.ready[job.digest] = plan
     with prefect(), screen.progress():

@@ -110,7 +110,7 @@ def plan(job: Job) -> Plan:
     if not auto.wanted(job):
         generator_of(job, whole.schema)
     elif whole.schema.modality != "tabular":
-        able = ", ".join(registry.names(whole.schema.modality)) or "none"
+        able = ", ".join(registry.serving(whole.schema)) or "none"
         raise BadInput(f"auto chooses among generators of tables: name one that learns data of kind {whole.schema.modality} ({able})")
     dataset = job.name or source.name
     releases.check_name(dataset)
@@ -150,7 +150,7 @@ def generator_of(job: Job, schema: Schema) -> Generator:
 
     name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.task, registry.DEFAULT.get(schema.modality, ""))))
     if registry.modality_of(name) != schema.modality:
-        able = ", ".join(registry.names(schema.modality)) or "none: drop columns (--drop) or give them another --kind"
+        able = ", ".join(registry.serving(schema)) or "none: drop columns (--drop) or give them another --kind"
         raise BadInput(f"{name or 'no generator'} does not learn data of kind {schema.modality}; what does: {able}")
     return registry.make(name, {k: v for k, v in (job.generator or {}).items() if k != "name"})
 

@@ -31,7 +31,7 @@ from generators.drawing import Pool
 from generators.fitted import Fitted
 from generators.image.chipgan import ChipGAN, stroked
 from generators.nets import ink
-from generators.registry import make
+from generators.registry import make, serving
 from generators.train import Training
 
 QUICK = {"width": 8, "blocks": 1, "training": {"steps": 3, "batch": 4}}
@@ -184,6 +184,12 @@ def test_photographs_are_needed_and_their_masks_stay():
     assert ChipGAN(training=Training(steps=1)).expected(data).row_seconds > 0
 
 
+def test_who_serves_image_to_image_serves_nothing_else():
+    assert serving(rows().schema) == ["image/chipgan"]
+    assert "image/chipgan" not in serving(photos(rows()).schema)
+    assert stages.generator_of(Job.of({"source": "x"}), rows().schema) == ChipGAN()
+
+
 def test_what_it_cannot_draw_is_said():
     other = make("image/gmm", {}).fit(photos(rows()), seed=0)
     with pytest.raises(BadInput, match="only a model of image to image"):
@@ -275,6 +281,7 @@ def test_drawings_are_told_from_photographs(monkeypatch):
     assert good["truth"]["drawn"] == 0.0 < good["truth"]["photo"]
     assert bad["tone"]["ratio"] == 1.0
     assert bad["edges"]["drawn"] == 1.0 > bad["edges"]["chance"]
+    assert bad["linked"]["drawn"] == 1.0 > 0.1 > bad["linked"]["chance"]
     assert good["fooled"]["drawn"] == good["fooled"]["style"] > bad["fooled"]["drawn"]
     assert good["void"]["drawn"] == good["void"]["style"] > 0.8 > good["void"]["photo"]
 
