@@ -36,8 +36,9 @@ def styling(real: Split, drawn: Dataset, *, seed: int = 0) -> dict[str, Any]:
     """How the test photographs were drawn: `drawn` are theirs, row by row; `real` are rows as they were learnt (`data.styles`).
 
     {"edges": {"drawn", "chance"}, "tone": {"drawn", "photo", "ratio"}, "void": {"photo", "drawn", "style"}, "fooled": {"drawn", "style",
-    "photo"}, "linked": {"drawn", "chance"}, "truth": {"drawn", "photo"} or None, "rows"}: "chance" is F1 with another photograph, "ratio" drawn by photo, "truth" the mean
-    absolute difference, 0 to 1, from the image in the other style where rows are pairs.
+    "photo"}, "linked": {"drawn", "chance"}, "truth": {"drawn", "photo"} or None, "rows"}: the "chance" of edges is F1 with another
+    photograph, "ratio" drawn by photo, "truth" the mean absolute difference, 0 to 1, from the image in the other style where rows are
+    pairs.
     """
     rows = np.sort(np.random.default_rng([seed, 0x57]).permutation(len(drawn))[:SHOWN])
     target = str(real.train.schema.target)
