@@ -56,6 +56,9 @@ class StyleCodec(Codec):
     def cells(self) -> int:
         return self.inner.cells
 
+    def filled(self, rows: Rows) -> float:
+        return self.inner.filled(rows)
+
     def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
         rows = self.inner.encode(photos(data), rng)
         if self.target.name not in data.schema.names:
