@@ -118,7 +118,7 @@ def sound(column: Column) -> Column:
     bounds = (column.step, *(bound for bound in (column.low, column.high) if bound is not None))
     if not all(isinstance(word, str) for word in words) or not all(isinstance(bound, (int, float)) for bound in bounds):
         raise TypeError(column.name)
-    images = column.kind in ("image", "mask")
+    images = column.kind in ("image", "mask", "style")
     if (
         column.kind not in KINDS
         or images != (column.size is not None)
@@ -130,7 +130,8 @@ def sound(column: Column) -> Column:
         raise TypeError(column.name)
     if math.prod(column.size or ()) > LARGEST:
         raise ValueError(column.name)
-    cast(pa.chunked_array([column.categories], pa.string()), pa.int64() if column.kind == "mask" else column.arrow)
+    if column.categories or not images:  # nothing is cast to images
+        cast(pa.chunked_array([column.categories], pa.string()), pa.int64() if column.kind == "mask" else column.arrow)
     return column
 
 

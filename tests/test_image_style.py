@@ -19,7 +19,7 @@ from data.schema import Dataset, Schema, Split
 from data.sources import read
 from data.split import split
 from data.styles import paired, photos, sides, styles
-from evaluators import protocol
+from evaluators import features, protocol
 from evaluators import styling as judging
 from evaluators.inspect import inspect
 from evaluators.protocol import utility
@@ -320,11 +320,17 @@ def shows(page: str, images: np.ndarray) -> bool:
     return False
 
 
+def indifferent(train: Dataset, test: Dataset, seed: int):
+    """A judge that always scores the same."""
+    return lambda weights: {"mean_iou": np.full(weights.shape[1], 0.5)}
+
+
 def test_photographs_are_on_the_private_page_and_nowhere_in_the_release(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(stages, "scores", lambda *_: {"utility": {"task": "segmentation", "why": "not judged here"}})
-    monkeypatch.setattr(protocol, "references", lambda *_, **__: {})
+    monkeypatch.setattr(protocol, "JUDGES", {("image", "segmentation"): {"unet": indifferent}})
+    monkeypatch.setattr(features, "STEPS", 2)
+    monkeypatch.setattr(judging, "STEPS", 2)
     data = rows()
     data.save(tmp_path / "real.parquet")
     job = Job.of({"source": str(tmp_path / "real.parquet"), "kinds": {"style": "style"}, "target": "style", "to": "out", "name": "ink"})
@@ -339,6 +345,14 @@ def test_photographs_are_on_the_private_page_and_nowhere_in_the_release(tmp_path
     assert not shows(report, images)
     assert shows(private, images)
     assert "Photographs and their drawings" in private
+    assert "Photographs and their drawings" not in report
+    assert "Drawings whose photograph can be told by its edges" in report
+    assert "so it is not anonymous" in (outcome.folder / "README.md").read_text()
+    found = outcome.manifest["scores"]
+    assert found["utility"]["judges"]["unet"]["synthetic"]["mean_iou"]["mean"] == 0.5
+    assert found["fidelity"]["style"]["rows"] == 16
+    assert found["fidelity"]["spaces"]["learnt"]
+    assert found["privacy"]["copies"]["synthetic"] == 0.0
     with pytest.raises(BadInput, match="give it some"):
         resample(outcome.folder, 5, 1, Asked(), "more", "out")
 
