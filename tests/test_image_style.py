@@ -181,7 +181,7 @@ def test_photographs_are_needed_and_their_masks_stay():
     cells = {(a["bytes"], b["bytes"]) for a, b in zip(made.table["image"].to_pylist(), made.table["mask"].to_pylist(), strict=True)}
     drawn = model.sample(80, seed=3, of=data).table
     assert {(a["bytes"], b["bytes"]) for a, b in zip(drawn["image"].to_pylist(), drawn["mask"].to_pylist(), strict=True)} == cells
-    assert ChipGAN(training=Training(steps=1)).expected(data).row_seconds > 0
+    assert ChipGAN(width=8, blocks=1, training=Training(steps=1)).expected(data).row_seconds > 0
 
 
 def test_who_serves_image_to_image_serves_nothing_else():
@@ -281,7 +281,7 @@ def test_drawings_are_told_from_photographs(monkeypatch):
     assert good["truth"]["drawn"] == 0.0 < good["truth"]["photo"]
     assert bad["tone"]["ratio"] == 1.0
     assert bad["edges"]["drawn"] == 1.0 > bad["edges"]["chance"]
-    assert bad["linked"]["drawn"] == 1.0 > 0.1 > bad["linked"]["chance"]
+    assert bad["linked"]["drawn"] > 0.9 > 0.1 > bad["linked"]["chance"]
     assert good["fooled"]["drawn"] == good["fooled"]["style"] > bad["fooled"]["drawn"]
     assert good["void"]["drawn"] == good["void"]["style"] > 0.8 > good["void"]["photo"]
 
