@@ -9,7 +9,7 @@ by their words A and B, whatever their order:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from PIL import Image
 
 from data.images import decoded, encoded
 from data.schema import Column, Dataset, Split
+from data.styles import sides
 from data.texts import words
-from evaluators.pictures import contact, grid, of_kind, tiles, uri
+from evaluators.pictures import TILES, contact, grid, lined, of_kind, tiles, uri
 from evaluators.privacy import nearest, points
 from evaluators.protocol import capped
 from evaluators.report import clean, environment
@@ -34,9 +35,12 @@ COLUMNS, LETTERS = 60, 80  # of a table that are shown
 ASKED = 100  # texts that are compared with all training texts at a time
 
 
-def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0) -> str:
-    """The private page as self-contained HTML: it holds real rows or images."""
-    rng = np.random.default_rng([seed, 0x1257])
+def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0, translate: Callable[[Dataset], Dataset] | None = None) -> str:
+    """The private page as self-contained HTML: it holds real rows or images.
+
+    `translate` draws photographs as the model does: the page then shows some of them with their drawings.
+    """
+    real, rng = sides(real).private, np.random.default_rng([seed, 0x1257])
     train, test, made = (
         capped(Dataset.of(data.table, real.train.schema), rows, rng)
         for data, rows in ((real.train, REFERENCES), (real.test, QUERIES), (synthetic, QUERIES))
@@ -44,6 +48,7 @@ def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0) -> str
     found: dict[str, Any] = {"name": name, "train": len(train), "made": len(made), "kind": judged_as(real.train.schema)}
     if found["kind"] == "image":
         found |= beside(real.train, synthetic) | images(train, test, made)
+        found |= {"strip": strip(test.take(np.arange(min(len(test), TILES))), translate)} if translate else {}
     elif found["kind"] == "text":
         found |= texts_beside(train, test, made) if len(train) and len(made) else {}
     elif measured(train.schema) and len(train) and len(test) and len(made):
@@ -65,6 +70,12 @@ def beside(real: Dataset, made: Dataset) -> dict[str, Any]:
     left, right = (contact(data.schema, slices(data)) for data in (real, made))
     pairs = [{"label": a["label"], "real": a["sheet"], "made": b["sheet"]} for a, b in zip(left["labels"], right["labels"], strict=True)]
     return {"labels": pairs, "hidden": left["hidden"], "classes": left["classes"], "background": left["background"]}
+
+
+def strip(photos: Dataset, translate: Callable[[Dataset], Dataset]) -> str:
+    """A line of photographs, with their masks where they have some, above a line of their drawings."""
+    both = [np.concatenate(list(tiles(data, SIDE * SIDE))) for data in (photos, translate(photos))]
+    return uri(grid(np.concatenate([lined(shown) for shown in both])))
 
 
 def slices(data: Dataset) -> Iterator[Dataset]:

@@ -16,7 +16,7 @@ images cost most, so a judgement of images makes fewer of them learn (`EFFORT`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -85,12 +85,15 @@ def utility(
     judges: Mapping[str, Judge] | None = None,
     rows: int | None = None,
     known: Mapping[str, Any] | None = None,
+    as_drawn: Callable[[Dataset], Dataset] | None = None,
 ) -> dict[str, Any]:
     """Scores of every judge on every training set, and the share of the real signal that the synthetic rows keep.
 
     `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on (by default as `EFFORT`
     and `SCORED` say); without `judges` they are those in `JUDGES` for the kind of data and the task; `known` is what `references` gave
-    for the same split, seed, judges and rows, where that is known already. The shape is
+    for the same split, seed, judges and rows, where that is known already. `as_drawn` is for synthetic rows that are of another kind than
+    the real ones, photographs drawn in a style of which no real row has a target: it draws the test rows, and judges that learnt on
+    synthetic rows alone are scored on these. The shape is
     {"task", "headline", "test_rows", "train_rows", "synthetic_rows", "samples", "judges": {judge: {training set: {metric: {"mean",
     "low", "high"}}}}, "ratio": {"value", "low", "high", "judge", "plain"}}, and where chrF and BLEU are among the metrics "signatures":
     {metric: how sacrebleu calls the way it is computed}. `ratio` is (synthetic - no skill) / (real - no skill) of the
@@ -109,7 +112,9 @@ def utility(
         return {"task": schema.task, "why": "no real training row, test row or synthetic sample to judge"}
     known = known or references(split, seed=seed, judges=judges, rows=rows)
     sets = {"synthetic": samples, "augmented": [joined(ground.train, sample) for sample in samples]}
-    own = drawn(judges, sets, ground, seed)
+    test = as_drawn(ground.test) if as_drawn else ground.test
+    parts = [drawn(judges, {kind: sets[kind]}, ground._replace(test=test if kind == "synthetic" else ground.test), seed) for kind in sets]
+    own = {name: parts[0][name] | parts[1][name] for name in judges}
     every = {name: {kind: {**known[name], **own[name]}[kind] for kind in KINDS} for name in judges}
     metrics = list(next(iter(every.values()))["real"])
     headline, signatures = metrics[0], text.signatures(metrics)

@@ -171,7 +171,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     if report.is_dir() or not report.absolute().parent.is_dir():
         raise BadInput(f"the report {report} must be a file in a folder that exists")
     plan = stages.plan(job)
-    schema, real = plan.real.train.schema, plan.real
+    schema, real = plan.real.train.schema.drawn, plan.real
     other = stages.read(synthetic, job)
     made = Dataset.of(images.alike(other.table, schema, synthetic), schema)
     if not len(made):
@@ -229,7 +229,7 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None)
     if seeds < 1:
         raise BadInput(f"--seeds is {seeds}; it should be at least 1")
     plan = stages.plan(job)
-    chosen = listed or registry.names(plan.real.train.schema.modality)
+    chosen = listed or registry.serving(plan.real.train.schema)
     describe_comparison(plan, chosen, seeds)
     stages.ready[job.digest] = plan
     with prefect(), screen.progress():

@@ -36,6 +36,7 @@ from data.schema import Dataset, Schema, Split
 from data.sources import images
 from data.split import split
 from data.stores import fetch, place
+from data.styles import paired, photos, sides
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
 from flows.hooks import permitted
@@ -114,7 +115,7 @@ def plan(job: Job) -> Plan:
     if not auto.wanted(job):
         generator_of(job, whole.schema)
     elif whole.schema.modality != "tabular":
-        able = ", ".join(registry.names(whole.schema.modality)) or "none"
+        able = ", ".join(registry.serving(whole.schema)) or "none"
         raise BadInput(f"auto chooses among generators of tables: name one that learns data of kind {whole.schema.modality} ({able})")
     dataset = job.name or source.name
     releases.check_name(dataset)
@@ -161,9 +162,9 @@ def generator_of(job: Job, schema: Schema) -> Generator:
     """The job's recipe, or the default for such data with the job's parameters. BadInput also when it learns other data."""
     from generators import registry
 
-    name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.modality, "")))
+    name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.task, registry.DEFAULT.get(schema.modality, ""))))
     if registry.modality_of(name) != schema.modality:
-        able = ", ".join(registry.names(schema.modality)) or "none: drop columns (--drop) or give them another --kind"
+        able = ", ".join(registry.serving(schema)) or "none: drop columns (--drop) or give them another --kind"
         raise BadInput(f"{name or 'no generator'} does not learn data of kind {schema.modality}; what does: {able}")
     given = {k: v for k, v in (job.generator or {}).items() if k != "name"}
     return registry.make(name, given if job.epsilon is None else private(name, given))
@@ -307,7 +308,7 @@ def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Don
         )
         fitted.save(folder / "model")
         if job.epsilon is None:
-            write_json(folder / "reference.json", reference(train))
+            write_json(folder / "reference.json", reference(photos(train)))
         if moved:
             write_json(folder / "drift.json", moved)
         shutil.rmtree(checkpoints)
@@ -368,8 +369,8 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
     def work(folder: Path) -> None:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
         Room.of(job, prepared, model.schema).check(learning=False)
-        avoid = avoided(Dataset.open(prepared / "train.parquet"))
-        write_stream(model.stream(rows, seed=job.seed, avoid=avoid, tally=tally), folder / "rows.parquet", rows)
+        train = Dataset.open(prepared / "train.parquet")
+        write_stream(model.stream(rows, seed=job.seed, avoid=avoided(train), tally=tally, of=train), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
         if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed):
@@ -389,7 +390,7 @@ def refer(job: Job, root: Path, prepared: Path) -> Done:
 
     def work(folder: Path) -> None:
         teller("judge")(0, 4, "references: judges learn on real rows and on the floor")
-        found = references(real_of(prepared), seed=job.seed, judges=running(job.database))
+        found = references(sides(real_of(prepared)).known, seed=job.seed, judges=running(job.database))
         plain = {
             judge: {kind: {m: v.tolist() for m, v in scores.items()} for kind, scores in sets.items()} for judge, sets in found.items()
         }
@@ -422,10 +423,11 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, refer
         n = min(len(real.train), effort.rows)
         first = head(drawn / "rows.parquet", n)
         avoid = avoided(real.train)
-        samples = [first] if len(first) == n else [model.sample(n, seed=job.seed, avoid=avoid)]
-        samples += [model.sample(n, seed=job.seed + i, avoid=avoid) for i in range(1, effort.samples)]
-        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database))
-        page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed)
+        samples = [first] if len(first) == n else [model.sample(n, seed=job.seed, avoid=avoid, of=real.train)]
+        samples += [model.sample(n, seed=job.seed + i, avoid=avoid, of=real.train) for i in range(1, effort.samples)]
+        translate = model.translate if real.train.schema.task == "image-to-image" else None
+        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database, translate))
+        page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed, translate=translate)
         (folder / "inspect.html").write_text(page, encoding="utf-8")
 
     inputs = {"drawn": drawn.name, "referred": referred.name, "seed": job.seed}
@@ -433,33 +435,43 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, refer
 
 
 def scores(
-    real: Split, samples: list[Dataset], seed: int, references: Mapping[str, Any] | None = None, database: str | None = None
+    real: Split,
+    samples: list[Dataset],
+    seed: int,
+    references: Mapping[str, Any] | None = None,
+    database: str | None = None,
+    translate: Callable[[Dataset], Dataset] | None = None,
 ) -> dict[str, Any]:
     """The three judgements of samples of one model (or one table), as JSON.
 
-    `references` are as `refer` wrote them, where they are known; `database` is where SQL is run.
+    `references` are as `refer` wrote them, where they are known; `database` is where SQL is run; `translate` draws photographs as the
+    model does. Of image to image, samples are held against the images of the style, and must not give the photographs away.
     """
     from evaluators.fidelity import fidelity
     from evaluators.learning import learning
     from evaluators.likeness import likeness
     from evaluators.privacy import privacy
     from evaluators.protocol import utility
+    from evaluators.styling import styling
     from evaluators.tabular import judged_as
     from evaluators.wording import wording
 
+    beside, as_drawn = sides(real), None if paired(real.train.schema) else translate
     alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "text": partial(wording, database=database), "image": likeness}
     tell = teller("judge")
     tell(1, 4, "utility: judges learn on synthetic rows, scored on real ones")
     known = {
         judge: {kind: {m: np.array(v) for m, v in of.items()} for kind, of in sets.items()} for judge, sets in (references or {}).items()
     }
-    result = {"utility": utility(real, samples, seed=seed, judges=running(database), known=known)}
+    result = {"utility": utility(beside.known, samples, seed=seed, judges=running(database), known=known, as_drawn=as_drawn)}
     if judged_as(real.train.schema) == "text" and real.train.schema.task == "classification":
         result["utility"] |= {"learning": learning(real, samples[0], seed=seed)}
     tell(2, 4, "fidelity: how like the real rows, and a detector")
-    result["fidelity"] = alike[judged_as(real.train.schema)](real.train, real.test, samples[0], seed=seed)
+    result["fidelity"] = alike[judged_as(real.train.schema)](beside.like.train, beside.like.test, samples[0], seed=seed)
+    if translate:
+        result["fidelity"] |= {"style": styling(real, translate(real.test), seed=seed)}
     tell(3, 4, "privacy: copies, distances, membership")
-    result["privacy"] = privacy(real.train, real.test, samples[0], seed=seed)
+    result["privacy"] = privacy(beside.private.train, beside.private.test, samples[0], seed=seed)
     tell(4, 4, "judged")
     return result
 

@@ -72,6 +72,14 @@ CATALOGUE: dict[str, Builtin] = {
     "digits_on_photos": Builtin(
         "digits on photographs, 32×32 colour, and masks of the digits", 1203, "mask", "pictures:digits_on_photos", modality="image"
     ),
+    "photos_to_ink": Builtin(
+        "photographs with digits on them, 64×64 colour, their masks, and sheets of digits in ink",
+        479,
+        "style",
+        "pictures:photos_to_ink",
+        {"style": "style"},
+        modality="image",
+    ),
     "home_intents": words(
         "what people say to their homes, from templates, and what they want", 4300, "text", "intent", "home_intents", "classification"
     ),
