@@ -53,4 +53,6 @@ def _cell(text: object) -> str:
 
 def _modality(schema: Mapping[str, Any]) -> str:
     kinds = {column["kind"] for column in schema["columns"]}
-    return "image" if kinds & {"image", "mask"} else "text" if "text" in kinds else "tabular"
+    if kinds & {"image", "mask"}:
+        return "multimodal" if "text" in kinds else "image"
+    return "text" if "text" in kinds else "tabular"

@@ -54,7 +54,13 @@ def infer_schema(
     if table.num_rows < MIN_ROWS:
         raise BadInput(f"the table has {table.num_rows} rows; at least {MIN_ROWS} are needed to learn from it and to judge the result")
     columns = tuple(fitting_column(name, table[name], kinds.get(name), name == target, orders.get(name, ())) for name in table.column_names)
-    if {c.kind for c in columns} <= {"text", "category", "boolean"}:  # rows that are texts, not cells of a table with notes in it
+    if {c.kind for c in columns} <= {
+        "text",
+        "category",
+        "boolean",
+        "image",
+        "mask",
+    }:  # rows that are texts, not cells of a table with notes in it
         for column in columns:
             if column.kind == "text":
                 check_texts(column.name, to_strings(table[column.name]))
@@ -69,7 +75,8 @@ def infer_schema(
     task: Task
     if any(c.kind == "image" for c in columns):
         check_labels(y, table[target])
-        task = {"mask": "segmentation", "image": "image-to-image"}.get(y.kind, "classification")  # type: ignore[assignment]
+        found = {"mask": "segmentation", "image": "image-to-image", "text": "captioning"}
+        task = found.get(y.kind, "classification")  # type: ignore[assignment]
     elif y.kind == "text":
         task = wanted if wanted in WORDING else "text-to-code" if y.language else "text-to-text"
     elif y.kind in ("category", "boolean"):

@@ -220,7 +220,7 @@ def release(
 
     `draws` tells, when all rows are written, out of how many draws they were made; `frames` are a few images on their way, for the report.
     """
-    from evaluators.pictures import pictures
+    from evaluators.pictures import paired, pictures
     from evaluators.quality import quality
     from evaluators.report import render
     from evaluators.samples import samples
@@ -242,7 +242,12 @@ def release(
     manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
     if publishable:
         shutil.copytree(model, staged / "model")
-    shown = {"image": partial(pictures, files, frames, FRAMES), "text": partial(samples, schema, files)}.get(schema.modality, dict)
+    pages: dict[str, Callable[[], dict[str, Any]]] = {
+        "image": partial(pictures, files, frames, FRAMES),
+        "text": partial(samples, schema, files),
+        "multimodal": partial(paired, files, frames),
+    }
+    shown = pages.get(schema.modality, dict)
     (staged / "report.html").write_text(render(manifest, shown() if publishable else None), encoding="utf-8")
     if manifest["reasons"]:
         folder = releases.quarantine(staged, to, dataset, manifest, manifest["reasons"])
