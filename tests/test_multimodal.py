@@ -3,6 +3,7 @@
 Captions name real digits: "a 3", or "a 3 then a 7" of an image of two.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -25,7 +26,9 @@ from flows.publishing import synthesize
 from generators import fitted as module
 from generators import train as loop
 from generators.codecs.caption import CaptionCodec
+from generators.codecs.text import EOS, FIRST
 from generators.fitted import Fitted
+from generators.multimodal.caption_image import CODE
 from generators.nets.quantised import DEAD, Quantiser
 from generators.registry import DEFAULT, make, name_of, names
 
@@ -249,6 +252,34 @@ def test_codes_stand_column_by_column_in_a_wide_image():
     changed = (net.features(x) - net.features(moved)).abs().sum(2)[0] > 0
     assert not changed[:16].any()
     assert changed[28:].any()
+
+
+# ---- the decoder
+
+
+def test_guidance_goes_from_no_caption_to_the_caption_and_beyond():
+    model = fitted("multimodal/caption_image")
+    net, logits = model.net, torch.randn(12, model.net.gpt.size, generator=torch.Generator().manual_seed(0))
+    codes = net.able(CODE)
+    said, blank = (part[:, codes].log_softmax(1) for part in logits.chunk(2))
+    for scale, wanted in ((0.0, blank), (1.0, said), (3.0, blank + 3 * (said - blank))):
+        choose = replace(model.generator, guidance=scale).choosing(net, [CODE], None, True)
+        assert torch.equal(choose(logits), codes[wanted.argmax(1)].repeat(2))
+
+
+def test_a_place_holds_what_belongs_there_and_a_caption_ends_once():
+    model = fitted("multimodal/caption_image", "labelled")
+    net, codec = model.net, model.codec
+    rows = codec.encode(digits("labelled"), np.random.default_rng(0))
+    for back in (False, True):
+        whole = net.sequences(net.codes.encode(net.image(rows[0])), net.caption(*rows), back)
+        assert all(np.isin(whole[:, 1 + i].numpy(), net.able(kind).numpy()).all() for i, kind in enumerate(net.kinds(back)))
+        codes, caption = net.parts(whole)
+        assert torch.equal(net.sequences(codes, caption, back), whole)
+        assert torch.equal(net.written(caption), rows[0][:, codec.pixels :])
+    drawn = model.generator.draw(net, torch.zeros(40, dtype=torch.long), torch.Generator().manual_seed(0))[:, codec.pixels :]
+    assert ((drawn == EOS).sum(1) == 1).all()
+    assert ((drawn >= FIRST).sum(1) == (drawn == EOS).long().argmax(1)).all()
 
 
 # ---- the judge

@@ -25,6 +25,7 @@ ALONE, APART = 1_500, 500  # images with one digit, learnt from and held out
 PAIRS, SEEN, UNSEEN = 4_500, 800, 700  # with two: learnt from, held out of pairs that are learnt from, and of those that never are
 STEPS = (3, 7)  # a digit never stands left of the one that is so many further on in training images, counted round
 EXTREME = 0.3  # the share of digits that are called thin, and thick; and upright, and slanted
+WIDTHS, SLANTS = ("thin", "medium", "thick"), ("upright", "leaning", "slanted")
 
 
 def captioned_digits() -> tuple[pa.Table, pa.Table]:
@@ -39,7 +40,7 @@ def captioned_digits() -> tuple[pa.Table, pa.Table]:
     def table(parts: list[list[list[int]]]) -> pa.Table:
         shown = [row for part in parts for row in part]
         shown = [shown[i] for i in rng.permutation(len(shown))]
-        images = [canvas([small[i] for i in row], rng) for row in shown]
+        images = [canvas([small[i] for i in row]) for row in shown]
         return pa.table({"image": column(images), "caption": [" left of ".join(words[i] for i in row) for row in shown]})
 
     def alone(some: np.ndarray, n: int) -> list[list[int]]:
@@ -61,9 +62,9 @@ def new(left: int, right: int) -> bool:
 
 
 def described(x: np.ndarray) -> tuple[list[str], list[str]]:
-    """("thin", "" or "thick"; "upright", "" or "slanted") of each digit, uint8 [n, H, W]: the ends of what occurs have a name."""
+    """One of `WIDTHS` and one of `SLANTS` of each digit, uint8 [n, H, W]."""
     width, slant = np.array([stroke(digit) for digit in x]), np.abs([lean(digit) for digit in x])
-    return ranked(width, ("thin", "", "thick")), ranked(slant, ("upright", "", "slanted"))
+    return ranked(width, WIDTHS), ranked(slant, SLANTS)
 
 
 def ranked(values: np.ndarray, names: tuple[str, str, str]) -> list[str]:
@@ -87,8 +88,7 @@ def lean(digit: np.ndarray) -> float:
 
 def phrase(digit: int, width: str, slant: str) -> str:
     """a thick upright three."""
-    found = " ".join(word for word in (width, slant, NUMBERS[digit]) if word)
-    return f"{'an' if found.startswith(('upright', 'eight')) else 'a'} {found}"
+    return f"a {width} {slant} {NUMBERS[digit]}"
 
 
 def reduced(digit: np.ndarray) -> np.ndarray:
@@ -97,10 +97,9 @@ def reduced(digit: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(inner).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def canvas(digits: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """uint8 [1, SIDE, 2 SIDE]: two digits, each in its half, or one wherever there is room."""
+def canvas(digits: list[np.ndarray]) -> np.ndarray:
+    """uint8 [1, SIDE, 2 SIDE]: two digits, each in its half, or one in the middle."""
     image = np.zeros((1, SIDE, 2 * SIDE), dtype=np.uint8)
-    lefts = (0, SIDE) if len(digits) == 2 else (int(rng.integers(0, SIDE + 1)),)
-    for left, digit in zip(lefts, digits, strict=True):
+    for left, digit in zip((0, SIDE) if len(digits) == 2 else (SIDE // 2,), digits, strict=True):
         image[0, :, left : left + SIDE] = digit
     return image

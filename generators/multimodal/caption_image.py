@@ -5,12 +5,13 @@ Ramesh et al.: Zero-Shot Text-to-Image Generation, 2021, arXiv:2102.12092, with 
 
     (1)  s = BOS c_1 … c_P SEP w_1 … w_T EOS        the caption w of an image c, which fills its place with BLANK; a label stands before w
     (2)  s = BACK w_1 … w_T SEP c_1 … c_P EOS       the image of a caption
-    (3)  loss = - log p(s), a token; a third of each batch as (1), the others as (2)
+    (3)  loss = - log p(s), a token; a third of each batch as (1), where w counts `emphasis` times, the others as (2)
     (4)  of (2) a share `dropped` has BLANK in place of all of w, and only c counts: log p(c)
     (5)  log p'(c_i) = log p(c_i | c_<i) + guidance (log p(c_i | w, c_<i) - log p(c_i | c_<i))
     (6)  caption of an image: of `tries` drawn from (1) and the likeliest, the one with the largest log p(w | c) + log p(w, c)
 
-Codes are learnt first, words and codes after that. Images are warped a little at every step (`nets/warp.py`).
+Codes are learnt first, words and codes after that; the decoder begins with codes alike that are near each other in the book. Images are
+warped a little at every step (`nets/warp.py`), by `augment`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ class CaptionNet(nn.Module):
     """Tokens: the V of words, then K codes, BLANK, and the labels. A caption has `words` places, after that of its label."""
 
     shares: Tensor  # [L]
-    barred: Tensor  # [5, tokens]: -inf for what cannot stand there
 
     def __init__(self, codec: CaptionCodec, size: int, code: int, hidden: int, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
@@ -55,12 +55,25 @@ class CaptionNet(nn.Module):
         tokens, longest = self.blank + 1 + self.labels, self.codes.places + self.said + 2
         self.gpt = SequenceNet(tokens, torch.ones(1), False, 2, longest, width, depth, heads, dropout)
         self.register_buffer("shares", torch.from_numpy(codec.shares).float())
-        self.register_buffer("barred", grammar(self.vocabulary, self.blank, tokens), persistent=False)
+
+    @torch.no_grad()
+    def placed(self, seed: int) -> None:
+        """Give codes that are near each other in the book vectors that are."""
+        weight, book = self.gpt.embed.weight, self.codes.book
+        mix = torch.randn(book.shape[1], weight.shape[1], generator=torch.Generator().manual_seed(seed)).to(book.device)
+        near = (book - book.mean(0)) @ mix
+        weight[self.vocabulary : self.blank] = near * (weight.std() / near.std())
 
     def kinds(self, back: bool) -> list[int]:
         """What stands at each place after the first."""
         caption, image = [LABEL] * (self.labels > 0) + [WORD] * self.words, [CODE] * self.codes.places
         return [*caption, SEPARATE, *image, END] if back else [*image, SEPARATE, *caption, END]
+
+    def able(self, kind: int) -> Tensor:
+        """int64, the tokens that can stand at such a place."""
+        ends = {CODE: (self.vocabulary, self.blank), SEPARATE: (SEP, SEP + 1), WORD: (FIRST, self.vocabulary), END: (EOS, EOS + 1)}
+        tokens = torch.arange(*ends.get(kind, (self.blank + 1, self.gpt.size)))
+        return torch.cat([tokens, torch.tensor([self.blank])]) if kind == WORD else tokens
 
     def caption(self, x: Tensor, y: Tensor) -> Tensor:
         """The label and words, int64 [n, said], of rows."""
@@ -102,18 +115,19 @@ class CaptionImage(Descending, Answering):
     codes: int = 256
     code: int = 16
     hidden: int = 64
-    coding: float = 0.5
+    coding: float = 0.25
     width: int = 128
     depth: int = 3
     heads: int = 4
-    dropout: float = 0.1
-    augment: float = 0.1
+    dropout: float = 0.05
+    augment: float = 0.04
+    emphasis: float = 3.0
     dropped: float = 0.1
     guidance: float = 1.5
     temperature: float = 1.0
     top_p: float = 0.95
     tries: int = 4
-    training: Training = Training(epochs=16, least_steps=600, batch=64, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    training: Training = Training(epochs=20, least_steps=1500, batch=32, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     phases: ClassVar[tuple[str, ...]] = ("codes", "gpt")
     codec: ClassVar[type[CaptionCodec]] = CaptionCodec
 
@@ -132,6 +146,8 @@ class CaptionImage(Descending, Answering):
             alone = replace(run, minutes=run.minutes and share * run.minutes, folder=run.folder and inside(run.folder, phase), log={})
             trained = self.descend(trained.requires_grad_(), rows, alone, (phase,), training)  # type: ignore[assignment]
             logs.append(alone.log)
+            if phase == "codes":
+                trained.placed(run.seed)
         seconds = sum(log["training_seconds"] for log in logs)
         run.log |= logs[1] | {"training_seconds": seconds, "step_seconds": round(seconds / logs[1]["steps"], 6), "codes": logs[0]}
         return trained
@@ -150,6 +166,7 @@ class CaptionImage(Descending, Answering):
             net.gpt.surprise(net.sequences(codes[n:], caption[n:].where(~gone, net.blank), True)),  # (2)
         ]
         counts = ~gone | (torch.arange(surprises[1].shape[1], device=x.device) > caption.shape[1])
+        surprises[0][:, net.codes.places + 1 :] *= self.emphasis
         return (surprises[0].sum() + (surprises[1] * counts).sum()) / (surprises[0].numel() + counts.sum())  # (3) (4)
 
     def draw(self, net: CaptionNet, labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -203,29 +220,17 @@ class CaptionImage(Descending, Answering):
         def choose(logits: Tensor) -> Tensor:
             nonlocal ended
             kind = next(places)
-            one, other = logits.chunk(2) if guided else (logits, logits)
-            one, other = (F.log_softmax(part + net.barred[kind], 1) for part in (one, other))
-            steered = other + self.guidance * (one - other) if guided and kind == CODE else one  # (5)
-            p = steered.masked_fill(one == -torch.inf, -torch.inf).softmax(1)
-            tokens = chosen(p, self.temperature, self.top_p, rng)
+            able = net.able(kind)
+            one, *other = (part.log_softmax(1) for part in logits[:, able].chunk(1 + guided))
+            if kind == CODE and guided:
+                one = other[0] + self.guidance * (one - other[0])  # (5)
+            tokens = able[chosen(one.softmax(1), self.temperature, self.top_p, rng)]
             if kind == WORD:
                 tokens = tokens.where(~ended, net.blank)
                 ended = tokens == net.blank
             return tokens.repeat(2) if guided else tokens
 
         return choose
-
-
-def grammar(vocabulary: int, blank: int, tokens: int) -> Tensor:
-    """float [5, tokens]: -inf for what cannot stand at a place."""
-    table = torch.full((5, tokens), -torch.inf)
-    table[CODE, vocabulary:blank] = 0
-    table[SEPARATE, SEP] = 0
-    table[LABEL, blank + 1 :] = 0
-    table[WORD, FIRST:vocabulary] = 0
-    table[WORD, blank] = 0
-    table[END, EOS] = 0
-    return table
 
 
 def inside(folder: Path, name: str) -> Path:
