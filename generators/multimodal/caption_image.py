@@ -115,7 +115,7 @@ class CaptionImage(Descending, Answering):
     codes: int = 256
     code: int = 16
     hidden: int = 64
-    coding: float = 0.25
+    coding: float = 0.4
     width: int = 128
     depth: int = 3
     heads: int = 4
@@ -127,7 +127,7 @@ class CaptionImage(Descending, Answering):
     temperature: float = 1.0
     top_p: float = 0.95
     tries: int = 4
-    training: Training = Training(epochs=20, least_steps=1500, batch=32, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    training: Training = Training(epochs=12.5, least_steps=1500, batch=32, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     phases: ClassVar[tuple[str, ...]] = ("codes", "gpt")
     codec: ClassVar[type[CaptionCodec]] = CaptionCodec
 
