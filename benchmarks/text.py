@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.text                              every generator on every corpus, one seed (hours of one core)
     python -m benchmarks.text --only text/gpt --data clinc150 --seeds 3
-    python -m benchmarks.text --classify | --few | --back | --cache          text/gpt as a classifier; 10 rows an intent and rows made
-                                                                             from them; back-translation; drawing with and without a cache
+    python -m benchmarks.text --classify | --outside                         text/gpt as a classifier; what is none of the intents
+    python -m benchmarks.text --few | --back | --cache                       10 rows an intent and rows made from them; back-translation;
+                                                                             drawing with and without a cache
     python -m benchmarks.text --tables                                       only write the tables again
 
 A line of results/text.jsonl is one fit with its defaults and as many rows as it learnt from, of which those with the words of a
@@ -174,6 +175,26 @@ def classify() -> dict[str, Any]:
     return {"what": "classify", "accuracy": round(float(right.float().sum()) / len(real.test), 4), "fit_s": fitted.log["cpu_seconds"]}
 
 
+def outside() -> dict[str, Any]:
+    """How well the judge's largest margin tells test rows from utterances that are none of the intents: ROC-AUC after real rows and rows
+    of text/gpt."""
+    from sklearn.metrics import roc_auc_score
+
+    from evaluators.text import margins, spoken, terms
+    from generators.registry import make
+
+    real, strange = clinc150(), read("clinc150/oos_test.parquet").column("text").to_pylist()
+    fitted = make("text/gpt", {}).fit(real.train, seed=0)
+    made = fitted.sample(len(real.train), seed=0, avoid=real.train)
+    asked = spoken(real.test, "intent") + [terms(text) for text in strange]
+    within = np.arange(len(asked)) < len(real.test)
+    found: dict[str, Any] = {"what": "outside", "fit_s": fitted.log["cpu_seconds"]}
+    for name, train in (("real", real.train), ("made", made)):
+        sure = margins(spoken(train, "intent"), np.unique(train.y.to_pylist(), return_inverse=True)[1], asked).max(1)
+        found[name] = round(float(roc_auc_score(within, sure)), 4)
+    return found
+
+
 def few(seed: int) -> dict[str, Any]:
     """10 real rows an intent, alone, with as many copies of them as rows are made, and with the rows made from them."""
     from data.schema import Split
@@ -224,7 +245,7 @@ def cache() -> dict[str, Any]:
     from generators.registry import make
 
     real = clinc150()
-    fitted = make("text/gpt", {"training": {"steps": 1}, "tries": 0}).fit(real.train, seed=0)
+    fitted = make("text/gpt", {"training": {"steps": 1}, "candidates": 1}).fit(real.train, seed=0)
     net, labels = fitted.net, torch.arange(256) % len(fitted.codec.shares)  # type: ignore[attr-defined]
     with torch.inference_mode():
         began = time.process_time()
@@ -312,16 +333,16 @@ def main() -> None:
     options.add_argument("--data", nargs="+", choices=CORPORA, default=list(CORPORA))
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--again", action="store_true", help="measure what is measured already")
-    for what in ("classify", "few", "back", "cache", "tables"):
+    for what in ("classify", "outside", "few", "back", "cache", "tables"):
         options.add_argument(f"--{what}", action="store_true")
     given = options.parse_args()
-    for what, experiment in (("classify", classify), ("cache", cache)):
+    for what, experiment in (("classify", classify), ("outside", outside), ("cache", cache)):
         if getattr(given, what):
             keep(experiment())
     for what, seeded in (("few", few), ("back", back)):
         for seed in range(given.seeds if getattr(given, what) else 0):
             keep(seeded(seed))
-    if not any(getattr(given, what) for what in ("classify", "few", "back", "cache", "tables")):
+    if not any(getattr(given, what) for what in ("classify", "outside", "few", "back", "cache", "tables")):
         for corpus in given.data:
             real, known = CORPORA[corpus](), {(r["generator"], r["corpus"], r["seed"]) for r in results() if "corpus" in r}
             if (REAL, corpus, 0) not in known:

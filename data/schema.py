@@ -38,6 +38,7 @@ Modality = Literal["tabular", "image", "text", "multimodal"]
 KINDS: tuple[str, ...] = get_args(Kind)
 WORDING: tuple[Task, ...] = ("text-to-text", "translation", "text-to-code", "summarisation")  # from a text to a text
 
+LARGEST = 2**28  # bytes of an image
 RARE = 5  # a value seen in fewer rows than this belongs to somebody: it is neither learnt nor published
 
 
@@ -112,6 +113,28 @@ class Column:
         raise TypeError(f"column {self.name!r} of type {self.type} does not hold numbers")
 
 
+def sound(column: Column) -> Column:
+    """The column, which a file describes. TypeError or ValueError when there can be none like it."""
+    words = (column.name, column.type, column.language, *column.categories)
+    bounds = (column.step, *(bound for bound in (column.low, column.high) if bound is not None))
+    if not all(isinstance(word, str) for word in words) or not all(isinstance(bound, (int, float)) for bound in bounds):
+        raise TypeError(column.name)
+    images = column.kind in ("image", "mask")
+    if (
+        column.kind not in KINDS
+        or images != (column.size is not None)
+        or not all(math.isfinite(bound) for bound in bounds)
+        or column.step < 0
+    ):
+        raise ValueError(column.name)
+    if column.size and (len(column.size) != 3 or not all(type(side) is int and side > 0 for side in column.size)):
+        raise TypeError(column.name)
+    if math.prod(column.size or ()) > LARGEST:
+        raise ValueError(column.name)
+    cast(pa.chunked_array([column.categories], pa.string()), pa.int64() if column.kind == "mask" else column.arrow)
+    return column
+
+
 @dataclass(frozen=True)
 class Constraint:
     """A rule that every row keeps (`data.constraints`): a condition as text, or a rule about columns.
@@ -166,13 +189,17 @@ class Schema:
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Schema:
+        """What `to_json` gave. TypeError, ValueError or KeyError for anything else."""
         columns = tuple(
-            Column(**c | {"categories": tuple(c["categories"]), "size": c.get("size") and tuple(c["size"])}) for c in spec["columns"]
+            sound(Column(**c | {"categories": tuple(c["categories"]), "size": c.get("size") and tuple(c["size"])})) for c in spec["columns"]
         )
         rules = tuple(
             Constraint(c["kind"], c["text"], tuple(c["columns"]), tuple(tuple(v) for v in c["values"])) for c in spec.get("constraints", ())
         )
-        return cls(task=spec["task"], target=spec["target"], columns=columns, constraints=rules)
+        schema = cls(task=spec["task"], target=spec["target"], columns=columns, constraints=rules)
+        if schema.task not in get_args(Task) or len(set(schema.names)) < len(columns) or schema.target not in (None, *schema.names):
+            raise ValueError("task, target or names")
+        return schema
 
     @classmethod
     def infer(

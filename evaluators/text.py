@@ -61,8 +61,13 @@ def told(data: Dataset, columns: Sequence[Column]) -> list[str]:
 
 def spoken(data: Dataset, target: str) -> list[list[str]]:
     """The words and pairs of words of each row."""
-    rows = [words(text) for text in told(data, texts_of(data.schema, target))]
-    return [[*row, *map(" ".join, pairwise(row))] for row in rows]
+    return [terms(text) for text in told(data, texts_of(data.schema, target))]
+
+
+def terms(text: str) -> list[str]:
+    """The words and pairs of words of a text."""
+    found = words(text)
+    return [*found, *map(" ".join, pairwise(found))]
 
 
 # ---- texts with a label
@@ -103,13 +108,19 @@ def named(train: Dataset, test: Dataset, namer: Namer) -> tuple[np.ndarray, np.n
 
 
 def linear(rows: list[list[str]], y: np.ndarray, others: list[list[str]], seed: int = 0) -> np.ndarray:
-    """A support vector machine on shares of words, rare words counting more."""
+    """The labels of `margins`."""
+    return margins(rows, y, others, seed).argmax(1)
+
+
+def margins(rows: list[list[str]], y: np.ndarray, others: list[list[str]], seed: int = 0) -> np.ndarray:
+    """float64 [m, L]: how sure a support vector machine on shares of words, rare words counting more, is of each label from 0 to L - 1."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
 
     vectorizer = TfidfVectorizer(analyzer=list, sublinear_tf=True)
     x = vectorizer.fit_transform([row or [""] for row in rows])
-    return LinearSVC(random_state=seed).fit(x, y).predict(vectorizer.transform(others))
+    found = LinearSVC(random_state=seed).fit(x, y).decision_function(vectorizer.transform(others))
+    return found if found.ndim > 1 else np.stack([-found, found], axis=1)
 
 
 def averaged(rows: list[list[str]], y: np.ndarray, others: list[list[str]], seed: int = 0) -> np.ndarray:

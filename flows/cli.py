@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as error:
         for line in vars(error).get("__notes__", ()):
             print(line, file=sys.stderr)
-        print(f"alfar: {' '.join(str(error).split())}", file=sys.stderr)
+        line = "".join(letter if letter.isprintable() else " " for letter in str(error))  # nothing that steers a terminal
+        print(f"alfar: {' '.join(line.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("alfar: stopped; nothing was published, and the same command goes on from here", file=sys.stderr)

@@ -6,7 +6,7 @@ A job file is YAML:
                                    # or {path: cats/, size: 32}
     target: churned
     generator: {name: tabular/made, training: {steps: 4000}}
-    gates: {ratio: 0.8}
+    gates: {utility: 0.8}
     schedule: "0 2 * * *"
 
 A job file is not trusted: it may come from anybody, so nothing in it is expanded, imported or run.

@@ -39,6 +39,10 @@ class Codec(ABC):
     def cells(self) -> int:
         """Numbers in a row: what a row costs in memory while it is made."""
 
+    @abstractmethod
+    def filled(self, rows: Rows) -> float:
+        """The mean count of numbers that rows need of their cells: what a row costs in time while it is made."""
+
     @classmethod
     @abstractmethod
     def fit(cls, data: Dataset) -> Self:
@@ -215,10 +219,15 @@ class Descending(Generator):
         steps = wanted if minutes is None else max(1, min(wanted, int(SHARE * 60 * minutes / seconds)))
         for drawn in DRAWN:
             began = time.perf_counter()
-            trial.sample(drawn)
+            with torch.inference_mode(), few_threads(trial.net):
+                rows = self.sample(trial.net, drawn, torch.Generator().manual_seed(0))
+                trial.codec.decode(rows, np.random.default_rng(0), start=0, seed=0)
             row = (time.perf_counter() - began) / drawn
             if row * drawn > SHOWN:
                 break
+        some = Layout.of(data.schema).forward(data.take(np.arange(min(len(data), max(DRAWN)))))
+        real = trial.codec.encode(some, np.random.default_rng(0))
+        row *= trial.codec.filled(real) / trial.codec.filled(rows)  # a net that learnt for a few steps knows no lengths
         around = trial.log["other_seconds"] + (looking(minutes) if minutes is not None else 0.0)
         return Forecast(steps, wanted, (around + steps * seconds) / 60, row)
 

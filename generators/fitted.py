@@ -160,14 +160,14 @@ class Fitted:
     @classmethod
     def load(cls, folder: Path) -> Fitted:
         """What `save` wrote. BadInput when a file is missing, truncated, changed, or made by another version."""
-        from generators.registry import make
+        from generators.registry import make, modality_of
 
         try:
             model = json.loads((folder / "model.json").read_text())
             weights = (folder / "model.safetensors").read_bytes()
         except FileNotFoundError as missing:
             raise BadInput(f"{folder} is not a model: it has no {Path(missing.filename).name}") from None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise BadInput(f"{folder}/model.json cannot be read: the file is truncated or damaged; fit the model again") from None
         if not isinstance(model, dict) or model.get("format") != FORMAT:
             raise BadInput(f"{folder} was written by another version of Alfar: fit the model again with this one")
@@ -176,11 +176,16 @@ class Fitted:
         try:
             generator = make(model["generator"]["name"], model["generator"]["parameters"])
             tensors = load_file(folder / "model.safetensors")
+            if not all(sound(name, tensor) for name, tensor in tensors.items()):
+                raise ValueError("numbers")
             codec = generator.codec.restore(model["codec"], under("codec.", tensors))
             net = generator.build(codec)
             net.load_state_dict(under("net.", tensors))
-            return cls(generator, codec, net.eval(), Schema.from_json(model["schema"]), model["log"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, SafetensorError):
+            schema = Schema.from_json(model["schema"])
+            if schema.modality != modality_of(model["generator"]["name"]):
+                raise ValueError("modality")
+            return cls(generator, codec, net.eval(), schema, dict(model["log"]))
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, StopIteration, AssertionError, SafetensorError):
             raise BadInput(f"{folder}/model.json does not fit its weights: it was changed; fit the model again") from None
 
 
@@ -189,6 +194,13 @@ def parameters(generator: Generator) -> dict[str, Any]:
     from dataclasses import asdict
 
     return json.loads(json.dumps(asdict(generator)))
+
+
+def sound(name: str, tensor: Tensor) -> bool:
+    """Are weights numbers, and shares such that something can be drawn by them?"""
+    if "shares" in name.split(".") and (tensor.min() < 0 or (tensor.sum(-1) <= 0).any()):
+        return False
+    return not name.startswith("net.") or bool(tensor.isfinite().all())
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -37,6 +37,9 @@ class PairCodec(Codec):
     def cells(self):
         return 32
 
+    def filled(self, rows):
+        return 32
+
     @classmethod
     def fit(cls, data):
         return cls(data.schema)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from data.errors import BadInput
 from data.schema import Dataset, Schema
-from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP
+from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
 from generators.fitted import Fitted
-from generators.text.gpt import GPT, nucleus
+from generators.text.gpt import GPT, telling
 from generators.text.ngram import Ngram
 from generators.text.sequences import SequenceNet, swapped
 from generators.train import Training
@@ -136,9 +136,9 @@ def test_special_tokens_cannot_be_forged(labels, texts):
     """Weights that want nothing but special tokens and labels still give rows of the right form."""
     made = net(labels, texts, longest=9)
     made.bias.data[[PAD, BOS, BACK, SEP, *range(12, 12 + labels)]] += 20
-    tokens = GPT(tries=0).draw(made, torch.arange(300) % max(1, labels), torch.Generator().manual_seed(0))
+    tokens = GPT(candidates=1).draw(made, torch.arange(300) % max(1, labels), torch.Generator().manual_seed(0))
     made.bias.data[[SEP, EOS]] -= 60  # and those that never want to end
-    tokens = torch.cat([tokens, GPT(tries=0).draw(made, torch.arange(300) % max(1, labels), torch.Generator().manual_seed(0))])
+    tokens = torch.cat([tokens, GPT(candidates=1).draw(made, torch.arange(300) % max(1, labels), torch.Generator().manual_seed(0))])
     for row in tokens.tolist():
         text = row[: row.index(EOS) + 1]
         assert [token for token in text if token < FIRST] == [SEP] * (texts - 1) + [EOS]
@@ -149,22 +149,12 @@ def test_special_tokens_cannot_be_forged(labels, texts):
 def test_draws_follow_the_likelihood():
     """Shares of short rows among 20,000 draws are their probabilities by the sum over the order in which they are drawn."""
     made, n = net(labels=0, texts=2, longest=6, size=FIRST + 2), 20_000
-    tokens = GPT(nucleus=1.0).draw(made, torch.zeros(n, dtype=torch.int64), torch.Generator().manual_seed(0))
+    tokens = GPT(top_p=1.0).draw(made, torch.zeros(n, dtype=torch.int64), torch.Generator().manual_seed(0))
     found, counts = tokens.unique(dim=0, return_counts=True)
     short = found[:, -1] == PAD  # those that were not cut
     p = GPT().log_prob(made, (found[short], torch.zeros(int(short.sum()), dtype=torch.int64))).exp()
     error = (counts[short] / n - p) / (p * (1 - p) / n + 1e-9).sqrt()
     assert error.abs()[p > 0.003].max() < 4.5
-
-
-def test_the_nucleus_holds_the_fewest_tokens():
-    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).expand(20_000, 4)
-    shares = torch.bincount(nucleus(p, 0.8, torch.Generator().manual_seed(0)), minlength=4) / 20_000
-    assert torch.allclose(shares, torch.tensor([0.625, 0.375, 0, 0]), atol=0.015)
-    shares = torch.bincount(nucleus(p, 0.801, torch.Generator().manual_seed(0)), minlength=4) / 20_000
-    assert shares[2] > 0.1
-    assert shares[3] == 0
-    assert (nucleus(p[:99], 1e-6, torch.Generator().manual_seed(0)) == 0).all()
 
 
 def test_classify_is_bayes_on_the_likelihood():
@@ -193,15 +183,30 @@ def test_answers_keep_what_was_asked(back):
         assert torch.equal(likeliest[i], GPT().answer(made, (ROWS[i : i + 1], none[:1]), None, back)[0])
 
 
-def test_the_filter_keeps_what_the_net_would_name():
+def test_rows_are_kept_whose_label_the_net_would_name():
     made, labels, rng = net(), torch.arange(300) % 3, torch.Generator().manual_seed(0)
-    share = [(GPT().classify(made, GPT(tries=tries).draw(made, labels, rng)).argmax(1) == labels).float().mean().item() for tries in (0, 8)]
+    drawn = [GPT(candidates=candidates).draw(made, labels, rng) for candidates in (1, 8)]
+    share = [(GPT().classify(made, tokens).argmax(1) == labels).float().mean().item() for tokens in drawn]
     assert share[1] > share[0] + 0.1
+
+
+def test_rows_that_say_something_else_are_chosen():
+    tokens = rows([5, 6, EOS], [5, 6, EOS], [7, 8, EOS], [5, 6, EOS], [9, 9, EOS], longest=4)
+    everyone, some = torch.ones(5, dtype=torch.bool), torch.tensor([False, True, True, True, False])
+    assert sorted(telling(tokens, everyone, 3).tolist()) == [0, 2, 4]
+    assert set(telling(tokens, some, 3).tolist()) == {1, 2, 3}
+    assert sorted(telling(tokens, some, 5).tolist()) == [0, 1, 2, 3, 4]
+    assert set(telling(tokens, some, 4).tolist()) > {1, 2, 3}
+
+
+def test_rows_cost_what_they_hold():
+    codec = TextCodec.fit(sentences())
+    assert codec.filled((rows([A, EOS], [A, B, SEP, C, EOS], longest=9), Y[:2])) == 3.5
 
 
 def test_parameters_are_checked():
     data = sentences()
-    for bad in (GPT(width=30), GPT(nucleus=0.0), GPT(temperature=-1.0)):
+    for bad in (GPT(width=30), GPT(top_p=0.0), GPT(temperature=-1.0), GPT(candidates=0)):
         with pytest.raises(BadInput, match=r"text/gpt"):
             bad.fit(data)
 

@@ -315,3 +315,15 @@ def test_a_job_names_its_database_without_its_folder(tmp_path, database):
 def test_the_limits_hold_for_a_query_that_answers_too_much(database, monkeypatch):
     monkeypatch.setattr(executing, "ROWS", 5)
     assert executed(database, "SELECT name FROM city") is None
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_margins_are_those_of_every_label(labels):
+    rows = [[word, "and"] for word in ("red", "green", "blue")[:labels] for _ in range(4)]
+    y = np.arange(labels).repeat(4)
+    found = text.margins(rows, y, [*rows, ["and"], []])
+    assert found.shape == (len(rows) + 2, labels)
+    assert (found.argmax(1)[: len(rows)] == y).all()
+    assert (found.max(1)[-1] < found.max(1)[: len(rows)]).all()
+    assert (text.linear(rows, y, rows) == y).all()
+    assert text.terms("Turn ON, the light") == ["turn", "on", "the", "light", "turn on", "on the", "the light"]

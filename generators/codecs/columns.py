@@ -126,7 +126,11 @@ class Categories:
 
     @classmethod
     def restore(cls, column: Column, spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Categories:
-        return cls(column, tuple(spec["values"]), arrays["shares"], bool(spec["rare"]), bool(spec["null"]))
+        values, shares = tuple(spec["values"]), arrays["shares"]
+        if not all(isinstance(value, str) for value in values) or len(shares) != len(values) + bool(spec["rare"]) + bool(spec["null"]):
+            raise ValueError(column.name)
+        pa.array(values, pa.string()).cast(column.arrow)
+        return cls(column, values, shares, bool(spec["rare"]), bool(spec["null"]))
 
 
 @dataclass(frozen=True)
@@ -278,6 +282,10 @@ class Quantiles:
     @classmethod
     def restore(cls, column: Column, spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Quantiles:
         low, high, ends, token, tails = (arrays[name] for name in ("low", "high", "ends", "token", "tails"))
+        steps = np.diff(token, prepend=0)
+        numbers = all(bool(np.isfinite(array).all()) for array in (low, high, ends, tails)) and len(tails) == 2
+        if not numbers or not len(low) == len(high) == len(ends) == len(token) or steps.min() < 0 or steps.max() > 1:
+            raise ValueError(column.name)
         return cls(column, low, high, ends, token, tails, float(spec["nulls"]))
 
 

@@ -65,6 +65,9 @@ class ImageCodec(LabelCodec):
     def cells(self) -> int:
         return int(np.prod(self.shape))
 
+    def filled(self, rows: Rows) -> float:
+        return self.cells
+
     def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
         x = torch.from_numpy(pixels(data.table[self.image.name]))
         if self.mask:

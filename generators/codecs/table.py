@@ -57,6 +57,9 @@ class TableCodec(Codec):
     def cells(self) -> int:
         return len(self.schema.columns)
 
+    def filled(self, rows: Rows) -> float:
+        return self.cells
+
     @property
     def names(self) -> list[str]:
         """The learnt columns."""

@@ -30,6 +30,7 @@ FIRST = 5  # the first piece of text
 LONGEST = 512  # tokens of a row; longer rows are left out
 FEW = 0.05  # most of them that are left out before the column is refused
 PIECES = (512, 8192)  # least and most pieces
+PIECE = 100  # bytes of the longest piece
 LETTERS = 250  # characters of the training texts for each piece
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -72,6 +73,9 @@ class TextCodec(LabelCodec):
     @property
     def cells(self) -> int:
         return max(1, self.longest)
+
+    def filled(self, rows: Rows) -> float:
+        return float((rows[0] != PAD).sum(1, dtype=torch.float64).mean())
 
     @property
     def size(self) -> int:
@@ -154,6 +158,11 @@ class TextCodec(LabelCodec):
     @classmethod
     def restore(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         merges = tuple((str(a), str(b)) for a, b in spec["merges"])
+        known = set(BYTES)
+        for a, b in merges:
+            if not {a, b} <= known or len(a + b) > PIECE:
+                raise ValueError("merges")
+            known.add(a + b)
         if not 0 < int(spec["longest"]) <= LONGEST or len(merges) > PIECES[1]:
             raise ValueError("longest or merges")
         return cls(Schema.from_json(spec["schema"]), tensors["shares"].numpy(), merges, int(spec["longest"]), int(spec["left_out"]))
@@ -179,7 +188,9 @@ def learnt(rows: list[list[str]]) -> tuple[tuple[str, str], ...]:
         counts.update({word for text in row for word, _ in cutter.pre_tokenize_str(" " + text)})
     letters = sum(len(text) for row in rows for text in row)
     size = min(max(PIECES[0], letters // LETTERS), PIECES[1])
-    trainer = trainers.BpeTrainer(vocab_size=len(BYTES) + size, min_frequency=RARE, initial_alphabet=BYTES, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(BYTES) + size, min_frequency=RARE, initial_alphabet=BYTES, max_token_length=PIECE, show_progress=False
+    )
     made = Tokenizer(models.BPE())
     made.train_from_iterator((word for word, count in sorted(counts.items()) if count >= RARE for _ in range(count)), trainer)
     return merges_of(made)

@@ -6,7 +6,7 @@ arXiv:1706.03762; nucleus: Holtzman, Buys, Du, Forbes, Choi: The Curious Case of
     (1)  input of token w at place i = sqrt(W) e_w + waves_i
     (2)  log p(w|h) = u_w - log sum_v exp u_v,   u_v = e_v h + b_v
     (3)  sum_v exp u_v ~ sum of exp u_v over the tokens of the batch + R / S sum of exp u_v over S of the R others      while training
-    (4)  tokens are drawn by p^(1/temperature) out of the fewest that together have a chance of top_p
+    (4)  tokens are drawn by p^(1/temperature), again while those that are likelier hold top_p of the chances
 
 (3) is right on average and costs a fraction of the whole vocabulary: Jean, Cho, Memisevic, Bengio, 2015, arXiv:1412.2007, in its spirit.
 """
@@ -23,7 +23,6 @@ from generators.codecs.text import EOS, FIRST, LONGEST, SEP
 from generators.nets.mlp import drawn
 
 OTHERS = 256  # tokens that stand for those which a batch lacks
-NUCLEUS = 512  # most tokens that one is drawn from
 
 
 class Words(nn.Module):
@@ -69,10 +68,15 @@ def chosen(p: Tensor, temperature: float, top_p: float, rng: torch.Generator | N
     """int64 [n]: a token for each row of chances [n, V] that need not add up to one; the likeliest when `rng` is None."""
     if rng is None:
         return p.argmax(1)
-    high, tokens = p.topk(min(NUCLEUS, p.shape[1]), dim=1)
-    high = (high / high[:, :1]).pow(1 / temperature)
-    high = high.where(high.cumsum(1) - high < top_p * high.sum(1, keepdim=True), 0.0)
-    return tokens.gather(1, drawn(high, rng)[:, None])[:, 0]  # (4)
+    if temperature != 1:
+        p = (p / p.amax(1, keepdim=True)).pow(1 / temperature)
+    tokens, left = drawn(p, rng), torch.arange(len(p) if top_p < 1 else 0)
+    while len(left):
+        likelier = (p * (p > p.gather(1, tokens[left, None]))).sum(1)
+        again = likelier >= top_p * p.sum(1)
+        p, left = p[again], left[again]
+        tokens[left] = drawn(p, rng)  # (4)
+    return tokens
 
 
 def ruled(p: Tensor, tokens: Tensor, left: Tensor, room: Tensor, spare: int) -> Tensor:

@@ -32,6 +32,9 @@ class RowCodec(Codec):
     def cells(self) -> int:
         return len(self.data.schema.columns)
 
+    def filled(self, rows: Rows) -> float:
+        return self.cells
+
     @classmethod
     def fit(cls, data: Dataset) -> Self:
         unfit = [repr(c.name) for c in data.schema.columns if c.kind in ("image", "mask", "text")]

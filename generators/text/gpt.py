@@ -1,22 +1,23 @@
 """GPT: a decoder that learns every row in both directions, so that one net draws rows, names labels and answers texts with texts.
 
 Radford et al.: Improving Language Understanding by Generative Pre-Training, 2018, and Language Models are Unsupervised Multitask
-Learners, 2019; the nucleus is Holtzman et al.: The Curious Case of Neural Text Degeneration, 2020, arXiv:1904.09751; rows are kept where
-the net agrees as in Anaby-Tavor et al.: Do Not Have Enough Data? Deep Learning to the Rescue!, 2020, arXiv:1911.03118.
+Learners, 2019; tokens are chosen as in generators/nets/words.py; rows are kept where the net agrees as in Anaby-Tavor et al.: Do Not Have
+Enough Data? Deep Learning to the Rescue!, 2020, arXiv:1911.03118.
 
     (1)  log p(x, y) = sum_i log p(s_i | s_0 … s_i-1)        s = BOS x SEP y EOS, or BOS x y EOS when y is a label
     (2)  log p(y) p(x | y) likewise                          s = BACK y SEP x EOS, or BACK y x EOS
     (3)  loss = - log p, a token; two thirds of each batch in the order in which rows are drawn, the others in the other one,
          where the label at the end of (1) counts `emphasis` times
     (4)  p(y | x) = p(label y after BOS x) / sum_y' p(label y' after BOS x)
-    (5)  a token is drawn from p^(1/temperature), again while the tokens that are likelier hold `nucleus` of the mass
-    (6)  x ~ p(x | y), again while p(y | x) is not the largest of all labels', at most `tries` times
+    (5)  of `candidates` draws x ~ p(x | y) for each row that is wanted of y: first those whose p(y | x) is the largest of all labels',
+         each in turn the one with the largest mean of  n(w)^1/2 / (1 + k(w))  over its tokens and pairs of tokens w
+         n(w), k(w): how often w stands in the draws, and in the rows that are chosen already
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -25,18 +26,19 @@ from torch import Tensor
 from data.errors import BadInput
 from generators.base import Answering, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, PAD, SEP, TextCodec
-from generators.nets.mlp import drawn
+from generators.nets.words import chosen
 from generators.text.sequences import SequenceNet
 from generators.train import Training
 
 GROUP = 32  # rows of like length that are read side by side in training
 AT_WORK = 65_536  # places of rows that are drawn side by side
+CHOSEN = 128  # rows of a label that are chosen together
 
 
 @dataclass(frozen=True)
 class GPT(Neural, Answering):
-    """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `nucleus`; how often a row whose label the
-    net would not name is drawn again: `tries`. A label counts as much as `emphasis` tokens where it is to be named.
+    """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `top_p`; how many rows of a label are
+    drawn for each that is kept: `candidates`. A label counts as much as `emphasis` tokens where it is to be named.
     """
 
     width: int = 128
@@ -44,8 +46,8 @@ class GPT(Neural, Answering):
     heads: int = 4
     dropout: float = 0.2
     temperature: float = 1.0
-    nucleus: float = 0.95
-    tries: int = 4
+    top_p: float = 0.95
+    candidates: int = 3
     emphasis: float = 8.0
     training: Training = Training(epochs=22, least_steps=1500, batch=64, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, patience=3)
     codec: ClassVar[type[TextCodec]] = TextCodec
@@ -53,9 +55,11 @@ class GPT(Neural, Answering):
     def build(self, codec: TextCodec) -> SequenceNet:
         if self.width % self.heads:
             raise BadInput(f"text/gpt.width is {self.width}; it must be a multiple of heads, which is {self.heads}")
-        if not 0 < self.nucleus <= 1 or self.temperature <= 0:
-            raise BadInput("text/gpt.nucleus lies above 0 and not above 1, text/gpt.temperature above 0")
+        if not 0 < self.top_p <= 1 or self.temperature <= 0:
+            raise BadInput("text/gpt.top_p lies above 0 and not above 1, text/gpt.temperature above 0")
         shares = torch.tensor(codec.shares)
+        if self.candidates < 1:
+            raise BadInput(f"text/gpt.candidates is {self.candidates}; it must be at least 1")
         labelled = codec.label is not None
         return SequenceNet(codec.size, shares, labelled, len(codec.texts), codec.longest, self.width, self.depth, self.heads, self.dropout)
 
@@ -87,13 +91,18 @@ class GPT(Neural, Answering):
         return found
 
     def draw(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
-        tokens = self.once(net, labels, rng)
-        for _ in range(self.tries if net.labels else 0):
-            wrong = (self.classify(net, tokens).argmax(1) != labels).nonzero()[:, 0]  # (6)
-            if not len(wrong):
-                break
-            tokens[wrong] = self.once(net, labels[wrong], rng)
-        return tokens
+        if not net.labels:
+            return self.once(net, labels, rng)
+        several, n = labels.repeat(self.candidates), len(labels)
+        tokens = self.once(net, several, rng)
+        named = self.classify(net, tokens).argmax(1) == several
+        found = tokens[:n].clone()
+        for label in labels.unique():
+            for rows in (labels == label).nonzero()[:, 0].split(CHOSEN):
+                made = (rows + n * torch.arange(self.candidates)[:, None]).flatten()
+                best = made[telling(tokens[made], named[made], len(rows))]
+                found[rows] = tokens[best[torch.randperm(len(rows), generator=rng)]]
+        return found
 
     def once(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Tokens [n, T] of rows drawn from p(x | y) or, without labels, p(x)."""
@@ -114,20 +123,22 @@ class GPT(Neural, Answering):
     def completed(self, net: SequenceNet, begun: Tensor, known: Tensor, rng: torch.Generator | None) -> Tensor:
         """Tokens [n, T] of sequences that have begun, in groups of like beginnings."""
         tokens = torch.full((len(begun), net.longest), PAD)
+        choose = partial(chosen, temperature=self.temperature, top_p=self.top_p, rng=rng)
         for group in known.argsort(stable=True).split(max(16, AT_WORK // net.places)):
-            tokens[group] = net.rows(net.go_on(begun[group], known[group], self.chosen(rng)))
+            tokens[group] = net.rows(net.go_on(begun[group], known[group], choose))
         return tokens
 
-    def chosen(self, rng: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-        """Tokens [m] out of logits [m, V + L]."""
-        return lambda logits: logits.argmax(1) if rng is None else nucleus((logits / self.temperature).softmax(1), self.nucleus, rng)
 
-
-def nucleus(p: Tensor, mass: float, rng: torch.Generator) -> Tensor:
-    """int64 [m]: one token a row of p [m, V] out of the fewest that together hold `mass`."""
-    tokens, left = drawn(p, rng), torch.arange(len(p) if mass < 1 else 0)
-    while len(left):
-        likelier = (p * (p > p.gather(1, tokens[left, None]))).sum(1)
-        p, left = p[likelier >= mass], left[likelier >= mass]
-        tokens[left] = drawn(p, rng)  # (5)
-    return tokens
+def telling(tokens: Tensor, named: Tensor, n: int) -> Tensor:
+    """int64 [n]: n of m rows, tokens int64 [m, T], that say much and seldom the same; first of those that are `named`, bool [m]."""
+    tokens = tokens[:, : int((tokens != PAD).sum(1).max())]
+    said = torch.cat([tokens, (tokens[:, :-1] << 32) + tokens[:, 1:]], dim=1)
+    real = torch.cat([tokens, tokens[:, 1:]], dim=1) != PAD
+    kinds, which = said.masked_fill(~real, -1).unique(return_inverse=True)
+    worth, heard = torch.bincount(which.flatten()).sqrt() * (kinds >= 0), torch.ones(len(kinds))
+    found, share = torch.empty(n, dtype=torch.int64), torch.where(named, 1.0, 1e-6) / real.sum(1)
+    for place in range(n):
+        best = ((worth / heard)[which].sum(1) * share).argmax()  # (5)
+        found[place], share[best] = best, -1
+        heard.index_add_(0, which[best], torch.ones(which.shape[1]))
+    return found

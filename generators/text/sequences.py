@@ -107,7 +107,7 @@ class SequenceNet(nn.Module):
     def go_on(self, sequences: Tensor, known: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
         """Sequences int64 [n, places], of which the first `known` [n] tokens are there, to their EOS, then PAD.
 
-        `choose` makes tokens int64 [m] of logits [m, V + L]. When a quarter of the rows have ended, they leave the batch.
+        `choose` makes tokens int64 [m] of chances [m, V + L]. When a quarter of the rows have ended, they leave the batch.
         """
         sequences, first, rows = sequences.clone(), int(known.min()), torch.arange(len(sequences))
         memories, going = [block.memory(len(rows), self.places) for block in self.blocks], torch.ones_like(rows, dtype=torch.bool)
@@ -117,7 +117,7 @@ class SequenceNet(nn.Module):
             ends = self.texts - (now[:, :place] == SEP).sum(1)  # texts that have not ended
             stage = torch.where(ends > 1, PIECE_SEP, PIECE_EOS)
             stage = torch.where(self.places - place > ends, stage, torch.where(ends > 1, ONLY_SEP, ONLY_EOS))
-            tokens = torch.where(known[rows] > place, now[:, place], choose(self.logits(h, stage))).masked_fill(~going, PAD)
+            tokens = torch.where(known[rows] > place, now[:, place], choose(self.logits(h, stage).softmax(1))).masked_fill(~going, PAD)
             sequences[rows, place] = tokens
             going &= tokens != EOS
             if not going.any():
