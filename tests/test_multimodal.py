@@ -259,12 +259,12 @@ def test_codes_stand_column_by_column_in_a_wide_image():
 
 def test_guidance_goes_from_no_caption_to_the_caption_and_beyond():
     model = fitted("multimodal/caption_image")
-    net, logits = model.net, torch.randn(12, model.net.gpt.size, generator=torch.Generator().manual_seed(0))
+    net, chances = model.net, torch.randn(12, model.net.gpt.size, generator=torch.Generator().manual_seed(0)).softmax(1)
     codes = net.able(CODE)
-    said, blank = (part[:, codes].log_softmax(1) for part in logits.chunk(2))
+    said, blank = (part[:, codes].log().log_softmax(1) for part in chances.chunk(2))
     for scale, wanted in ((0.0, blank), (1.0, said), (3.0, blank + 3 * (said - blank))):
         choose = replace(model.generator, guidance=scale).choosing(net, [CODE], None, True)
-        assert torch.equal(choose(logits), codes[wanted.argmax(1)].repeat(2))
+        assert torch.equal(choose(chances), codes[wanted.argmax(1)].repeat(2))
 
 
 def test_a_place_holds_what_belongs_there_and_a_caption_ends_once():

@@ -48,6 +48,9 @@ class CaptionCodec(LabelCodec):
     def cells(self) -> int:
         return self.pixels + self.words.longest
 
+    def filled(self, rows: Rows) -> float:
+        return self.cells
+
     def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
         """Captions of more than T tokens are cut."""
         last = self.words.longest - 1

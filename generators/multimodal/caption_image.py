@@ -38,6 +38,7 @@ from generators.train import Training, fitting, planned
 
 CODING = 0.25  # of the minutes, for the codes
 AT_WORK = 256  # rows that are drawn side by side
+LEAST = 1e-30  # of a chance, so that it has a logarithm
 CODE, SEPARATE, LABEL, WORD, END = range(5)  # what stands at a place
 
 
@@ -214,14 +215,14 @@ class CaptionImage(Descending, Answering):
         return -reading[:, net.codes.places + 1 :].sum(1) - writing.sum(1)
 
     def choosing(self, net: CaptionNet, kinds: list[int], rng: torch.Generator | None, guided: bool) -> Callable[[Tensor], Tensor]:
-        """Tokens [m] out of logits [m, tokens], called once for each of the places; `guided` rows come twice, the second time blank."""
+        """Tokens [m] out of chances [m, tokens], called once for each of the places; `guided` rows come twice, the second time blank."""
         places, ended = iter(kinds), torch.zeros((), dtype=torch.bool)
 
-        def choose(logits: Tensor) -> Tensor:
+        def choose(chances: Tensor) -> Tensor:
             nonlocal ended
             kind = next(places)
             able = net.able(kind)
-            one, *other = (part.log_softmax(1) for part in logits[:, able].chunk(1 + guided))
+            one, *other = (part.log().log_softmax(1) for part in chances[:, able].clamp(min=LEAST).chunk(1 + guided))
             if kind == CODE and guided:
                 one = other[0] + self.guidance * (one - other[0])  # (5)
             tokens = able[chosen(one.softmax(1), self.temperature, self.top_p, rng)]
