@@ -131,7 +131,8 @@ def sound(column: Column) -> Column:
         raise TypeError(column.name)
     if math.prod(column.size or ()) > LARGEST:
         raise ValueError(column.name)
-    cast(pa.chunked_array([column.categories], pa.string()), pa.int64() if column.kind == "mask" else column.arrow)
+    if column.kind != "image":
+        cast(pa.chunked_array([column.categories], pa.string()), pa.int64() if column.kind == "mask" else column.arrow)
     return column
 
 
