@@ -355,7 +355,7 @@ def test_a_whole_run_publishes_what_it_judged_both_ways(tmp_path, monkeypatch):
     assert scores["privacy"]["texts"]["spans"]
     report, private = (path.read_text() for path in (outcome.folder / "report.html", outcome.private))
     assert "Both ways" in report
-    assert "that of a training row" not in report
+    assert "No rows are shown both ways" not in report
     assert "Asked with held-out rows" in private
     import datasets
 
