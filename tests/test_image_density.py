@@ -354,3 +354,11 @@ def test_pictures_that_are_warped_spread_the_density():
         nets.append(recipe.learn(Axes((1, 3, 4), 1, SHARES, 5, 20), rows, Run(seed=0)))
     other = warped(rows[0], 0.3, rng(5)), rows[1]
     assert turned.log_prob(nets[1], other).mean() > plain.log_prob(nets[0], other).mean()
+
+
+def test_a_mixture_that_learnt_from_warped_pictures_warps_what_it_draws():
+    plain, turned = (GMM(axes=5, augment=a) for a in (0.0, 0.3))
+    torch.manual_seed(0)
+    net = turned.learn(Axes((1, 3, 4), 1, SHARES, 5, 20), blobs(60), Run(seed=0))
+    y, same = torch.tensor([0, 1] * 20), rng(3)
+    assert torch.equal(turned.draw(net, y, rng(3)), warped(plain.draw(net, y, same), 0.3, same))

@@ -7,10 +7,13 @@ Weiss: On GANs and GMMs, 2018, arXiv:1805.12462; axes by Halko, Martinsson, Trop
     (2)  p(x|y) = p_y(z) N(|x - c_y|^2 - |z|^2; s_y^2)  p_y: a mixture of Gaussians; s_y^2: the variance of the D - d axes that are left
     (3)  P(y|x) = p(y) p(x|y) / sum_y' p(y') p(x|y')
     (4)  a draw is tone(c_y + A_y^T z), z from p_y
+    (5)  with `augment`: the rows are warped before they are learnt from, and draws once more: W'(tone(c_y + A_y^T z)), z from W(x)
 
 A turn of the axes has no volume, so (2) is an exact density over the D numbers of an image, taken from 0 to 1, with the one-hot channels
 of a mask among them. Even noise looks like haze, so (4) leaves it out; and as a sum of axes has soft edges and no true black, a rising
-curve a channel gives the draws the histogram of the real pixels. The density is that of the images before this curve.
+curve a channel gives the draws the histogram of the real pixels. The density is that of the images before this curve and before W'.
+A Gaussian takes a turn for a blend of pictures, which is true of small ones only; W' adds the others, sharp (Frey, Jojic: Estimating
+Mixture Models of Images and Inferring Spatial Transformations Using the EM Algorithm, CVPR 1999).
 """
 
 from __future__ import annotations
@@ -73,7 +76,8 @@ class Axes(nn.Module):
 @dataclass(frozen=True)
 class GMM(Labelled):
     """`axes` and at most `components` a label; `floor` on the variance along an axis, in mean variances. With `augment` it learns from
-    up to `COPIES` of each image, warped by so much (generators/nets/warp.py): for few images of what may be turned and moved a little."""
+    up to `COPIES` of each image, warped by so much (generators/nets/warp.py), and draws are warped as much: for few images of what may
+    be turned and moved a little."""
 
     axes: int = 60
     components: int = 20
@@ -87,7 +91,7 @@ class GMM(Labelled):
     def learn(self, net: Axes, rows: Rows, run: Run) -> Axes:
         rng = torch.Generator().manual_seed(run.seed)
         copies = max(1, min(COPIES, WARPED // len(rows[1]))) if self.augment else 1
-        rows = torch.cat([warped(rows[0], self.augment, rng) for _ in range(copies)]), rows[1].repeat(copies)
+        rows = torch.cat([warped(rows[0], self.augment, rng) for _ in range(copies)]), rows[1].repeat(copies)  # (5)
         x, y = rows[0].flatten(1), rows[1]
         labels = y.unique().tolist()
         with torch.no_grad():
@@ -125,4 +129,5 @@ class GMM(Labelled):
         return torch.stack([share.log() + net.log_prob(label, x) for label, share in enumerate(net.shares.double())], dim=1)
 
     def draw(self, net: Axes, labels: Tensor, rng: torch.Generator) -> Tensor:
-        return (net.tone(net.soft(labels, rng)) * 255).round().clamp(0, 255).to(torch.uint8)  # (4)
+        made = (net.tone(net.soft(labels, rng)) * 255).round().clamp(0, 255).to(torch.uint8)  # (4)
+        return warped(made, self.augment, rng)  # (5)
