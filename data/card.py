@@ -16,6 +16,20 @@ def headline(manifest: Mapping[str, Any]) -> str:
     return f"{metric} {judge['synthetic'][metric]['mean']:.3f} (real {judge['real'][metric]['mean']:.3f})"
 
 
+def guarantee(privacy: Mapping[str, Any]) -> str:
+    """What a fit under epsilon promises, what it does not, and what its source has spent."""
+    ledger = privacy["ledger"]
+    budget = f" of a budget of {ledger['budget']:g}" if ledger["budget"] is not None else ""
+    fits = "one fit" if ledger["fits"] == 1 else f"{ledger['fits']} fits"
+    return (
+        f"Differential privacy: the model's weights and shares, and so its rows, are ({privacy['epsilon']:g}, "
+        f"{privacy['delta']:.1e})-private with regard to adding or removing one training row. Not covered: the schema, "
+        "where quantities are cut, which categories are kept, and the scores, which are measured on real rows. "
+        f"{fits} to this source spent epsilon {ledger['epsilon']:g}{budget}, "
+        f"delta {ledger['delta']:.1e}."
+    )
+
+
 def card(manifest: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """The dataset card: Hugging Face's front matter, then what this is, its columns and how to read it."""
     name, line = manifest["dataset"], headline(manifest)
@@ -44,6 +58,7 @@ datasets.load_dataset(".")
 | column | kind | type |
 |---|---|---|
 {chr(10).join(columns)}
+{chr(10).join(["", "## Privacy", "", guarantee(manifest["privacy"]), ""]) if "privacy" in manifest else ""}\
 {chr(10).join(["", "## Gates", "", *gates, ""]) if gates else ""}"""
 
 

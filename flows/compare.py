@@ -26,7 +26,7 @@ from flows.publishing import command  # noqa: E402
 from flows.screen import figure, table  # noqa: E402
 from flows.synthesize import ended, prepare, read, refer  # noqa: E402
 
-PRIVACY = ("copies", "near", "dcr", "membership", "spans", "leaks")
+PRIVACY = ("copies", "near", "dcr", "membership", "informed", "singling", "inference", "spans", "leaks")
 SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR and what it cost: key of a row, head, digits
     "table": (("detector", "detector", 3), ("shape", "shape %", 2), ("trend", "trend %", 2), ("dcr", "dcr %", 1), ("copies", "copies", 4)),
     "image": (("kid", "KID", 3), ("coverage", "coverage", 3), ("agreement", "labels", 3), ("near", "near", 4), ("copies", "copies", 4)),

@@ -22,6 +22,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data.stores import Place
+
 PROJECT = Path(__file__).parent.parent
 
 
@@ -129,6 +131,6 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """What `write_json` wrote."""
     return json.loads(path.read_text())

@@ -29,6 +29,7 @@ from yaml.constructor import ConstructorError
 
 from data.errors import BadInput, suggest
 from data.schema import Kind, Task
+from data.stores import place
 
 LARGEST = 1_000_000  # bytes of a job file
 SECRET = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
@@ -47,6 +48,8 @@ class Reading(BaseModel):
     size: int | str | None = Field(None, description="the pixels that images are brought to: 32, or 48x32 for width and height")
     crop: bool = Field(False, description="images are cut to the proportions of the size first, instead of being stretched to it")
 
+    sample: int = Field(2_000_000, ge=1000, description="rows that are used, drawn at random, of a source that has more")
+
     @model_validator(mode="before")
     @classmethod
     def one_spec(cls, value: Any) -> Any:
@@ -62,10 +65,11 @@ class Reading(BaseModel):
 
     @model_validator(mode="after")
     def fits(self) -> Self:
-        """A size that images can have."""
+        """A size that images can have, and no secret in the URL of an object store."""
         from data.sources.images import Fit
 
         Fit.of(self.size, self.crop)
+        place(self.spec)
         return self
 
 
@@ -87,6 +91,8 @@ class Job(BaseModel):
     rows: int | None = Field(None, ge=1, le=10**10, description="rows to make; as many as the training data when left out")
     seed: int = Field(0, ge=0, le=2**32 - 1)
     minutes: float | None = Field(None, gt=0, le=10_080, description="bound on the training time")
+    epsilon: float | None = Field(None, gt=0, le=1000, description="differential privacy of the fit: the rows' bound, smaller is stricter")
+    epsilon_budget: float | None = Field(None, gt=0, le=10_000, description="epsilon that all fits to this source may spend together")
     drift: float | None = Field(None, ge=0, le=1, description="drift of the source up to which the last release's model is kept")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gates: dict[str, float] = Field(default_factory=dict, description="thresholds of the verdict")
@@ -94,6 +100,14 @@ class Job(BaseModel):
     to: str = Field("releases", min_length=1, max_length=4096, description="the folder of releases")
     keep: int | None = Field(None, ge=1, le=10_000, description="versions that stay after a release, the newest; all when left out")
     schedule: str | None = Field(None, description="cron: minute hour day month weekday, UTC")
+
+    @field_validator("to", "test")
+    @classmethod
+    def placed(cls, value: str | None) -> str | None:
+        """A folder, or the URL of a place in an object store."""
+        if value is not None:
+            place(value)
+        return value
 
     @field_validator("generator", mode="before")
     @classmethod
@@ -134,6 +148,17 @@ class Job(BaseModel):
         if value is not None and (why := cron_error(value)):
             raise ValueError(why)
         return value
+
+    @model_validator(mode="after")
+    def bounded(self) -> Self:
+        """A budget bounds what epsilon spends, and choosing a generator spends what nobody counts."""
+        if self.epsilon is None and self.epsilon_budget is not None:
+            raise ValueError("epsilon_budget needs epsilon: a fit without one is not bounded at all")
+        if self.epsilon is not None and (self.generator or {}).get("name") == "auto":
+            raise ValueError("epsilon needs a generator by name: auto would learn from the rows many times")
+        if self.epsilon is not None and "://" in self.to:
+            raise ValueError("epsilon keeps its ledger beside the releases: it needs a local folder to publish to")
+        return self
 
     @property
     def digest(self) -> str:

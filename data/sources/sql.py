@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from data.errors import BadInput
 from data.infer import check_names
 from data.sources import delimited
+from data.sources.sampling import Sample
 
 CHUNK = 50_000  # rows fetched at a time
 HIDDEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/", re.DOTALL)  # literals, quoted names, comments
@@ -29,7 +30,7 @@ def name(url: str) -> str:
     return Path(parse(url).database or parse(url).drivername).stem
 
 
-def read(url: str, query: str | None) -> pa.Table:
+def read(url: str, query: str | None, sample: Sample) -> pa.Table:
     """The result of one SELECT. BadInput for a database that is missing, a query that is not one SELECT, or an SQL error."""
     parsed = parse(url)
     engine = connect(parsed)
@@ -40,7 +41,7 @@ def read(url: str, query: str | None) -> pa.Table:
                 raise BadInput(f"a database needs a query (--query 'select …'); it has the tables {', '.join(tables[:20]) or '(none)'}")
             statement = checked(query)
             with engine.connect().execution_options(postgresql_readonly=True) as connection:
-                return fetch(connection, statement)
+                return fetch(connection, statement, sample)
     finally:
         engine.dispose()
 
@@ -96,18 +97,17 @@ def explained(url: URL) -> Iterator[None]:
         raise BadInput(f"the database {url.database!r} refused: {error}") from None
 
 
-def fetch(connection: Connection, statement: str) -> pa.Table:
-    """The rows of a statement, in chunks, then each column under one type."""
+def fetch(connection: Connection, statement: str, sample: Sample) -> pa.Table:
+    """The rows of a statement that the sample keeps, in chunks, then each column under one type."""
     result = connection.execution_options(stream_results=True).exec_driver_sql(statement)
     names = list(result.keys())
     check_names(names)
-    chunks: list[list[pa.Array]] = [[] for _ in names]
     for rows in result.partitions(CHUNK):
-        for column, values in zip(chunks, zip(*rows, strict=True), strict=True):
-            column.append(array(list(values)))
-    if not chunks[0]:
+        sample.add(pa.table([array(list(values)) for values in zip(*rows, strict=True)], names=names))
+    if not sample.total:
         raise BadInput("the query returns no rows: there is nothing to learn from")
-    return pa.table([unified(column) for column in chunks], names=names)
+    kept = sample.chunks()
+    return pa.table([unified([table[name].combine_chunks() for table in kept]) for name in names], names=names)
 
 
 def array(values: list[Any]) -> pa.Array:
