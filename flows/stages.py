@@ -35,8 +35,8 @@ from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
 from data.sources import images
 from data.split import split
-from data.texts import keys, recurring
 from data.stores import fetch, place
+from data.texts import keys, recurring
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
 from flows.job import Job
