@@ -73,4 +73,6 @@ def plain(text: object) -> str:
 
 def _modality(schema: Mapping[str, Any]) -> str:
     kinds = {column["kind"] for column in schema["columns"]}
-    return "image" if kinds & {"image", "mask", "style"} else "text" if "text" in kinds else "tabular"
+    if kinds & {"image", "mask", "style"}:
+        return "multimodal" if "text" in kinds else "image"
+    return "text" if "text" in kinds else "tabular"

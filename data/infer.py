@@ -54,7 +54,13 @@ def infer_schema(
     if table.num_rows < MIN_ROWS:
         raise BadInput(f"the table has {table.num_rows} rows; at least {MIN_ROWS} are needed to learn from it and to judge the result")
     columns = tuple(fitting_column(name, table[name], kinds.get(name), name == target, orders.get(name, ())) for name in table.column_names)
-    if {c.kind for c in columns} <= {"text", "category", "boolean"}:  # rows that are texts, not cells of a table with notes in it
+    if {c.kind for c in columns} <= {
+        "text",
+        "category",
+        "boolean",
+        "image",
+        "mask",
+    }:  # rows that are texts, not cells of a table with notes in it
         for column in columns:
             if column.kind == "text":
                 check_texts(column.name, to_strings(table[column.name]))
@@ -71,7 +77,8 @@ def infer_schema(
         if y.kind in ("image", "style") and not any(c.kind == "image" and c.name != target for c in columns):
             raise BadInput(f"the target column {target!r} holds images, and no other column does: there is nothing to draw in their style")
         check_labels(y, table[target])
-        task = {"mask": "segmentation", **dict.fromkeys(("image", "style"), "image-to-image")}.get(y.kind, "classification")  # type: ignore[assignment]
+        found = {"mask": "segmentation", "image": "image-to-image", "style": "image-to-image", "text": "captioning"}
+        task = found.get(y.kind, "classification")  # type: ignore[assignment]
     elif y.kind == "text":
         task = wanted if wanted in WORDING else "text-to-code" if y.language else "text-to-text"
     elif y.kind in ("category", "boolean"):

@@ -32,8 +32,9 @@ Task = Literal[
     "translation",
     "text-to-code",
     "summarisation",
+    "captioning",
 ]
-Modality = Literal["tabular", "image", "text"]
+Modality = Literal["tabular", "image", "text", "multimodal"]
 KINDS: tuple[str, ...] = get_args(Kind)
 WORDING: tuple[Task, ...] = ("text-to-text", "translation", "text-to-code", "summarisation")  # from a text to a text
 
@@ -169,9 +170,11 @@ class Schema:
 
     @property
     def modality(self) -> Modality:
-        """What a row is: cells of a table, an image with its label or mask, or texts."""
+        """What a row is: cells of a table, an image with its label or mask, texts, or an image with a text."""
         kinds = {column.kind for column in self.columns}
-        return "image" if kinds & {"image", "mask", "style"} else "text" if "text" in kinds else "tabular"
+        if kinds & {"image", "mask", "style"}:
+            return "multimodal" if "text" in kinds else "image"
+        return "text" if "text" in kinds else "tabular"
 
     @property
     def drawn(self) -> Schema:
@@ -190,7 +193,7 @@ class Schema:
     def arrow(self) -> pa.Schema:
         """The Arrow schema that a release stores, with the Hugging Face key that makes images and labels decode."""
         fields = [pa.field(c.name, c.arrow) for c in self.columns]
-        if self.modality != "image":
+        if self.modality not in ("image", "multimodal"):
             return pa.schema(fields)
         features = {c.name: feature(c) for c in self.columns}
         return pa.schema(fields, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()})

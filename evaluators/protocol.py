@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.schema import WORDING, Dataset, Modality, Schema, Split, Task
-from evaluators import image, tabular, text
+from evaluators import captions, image, tabular, text
 from evaluators.tabular import Judge, judged_as, side_by_side
 
 DRAWS = 200  # redraws of the test rows behind an interval
@@ -49,7 +49,12 @@ class Effort:
 
 
 TABLE = Effort(3, 20_000, 3)
-EFFORT: Mapping[Modality, Effort] = {"tabular": TABLE, "text": Effort(2, 15_000, 1), "image": Effort(2, 5_000, 1)}
+EFFORT: Mapping[Modality, Effort] = {
+    "tabular": TABLE,
+    "text": Effort(2, 15_000, 1),
+    "image": Effort(2, 5_000, 1),
+    "multimodal": Effort(2, 5_000, 1),
+}
 JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
     ("tabular", "classification"): tabular.JUDGES,
     ("tabular", "regression"): tabular.JUDGES,
@@ -57,6 +62,8 @@ JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
     **{("text", task): text.ANSWERERS for task in WORDING},
     ("image", "classification"): {"cnn": image.cnn},
     ("image", "segmentation"): {"unet": image.unet},
+    ("multimodal", "classification"): {"cnn": image.cnn},
+    ("multimodal", "captioning"): {"reader": captions.reads},
 }
 
 
@@ -138,7 +145,7 @@ def foretold(train: Dataset) -> float:
     """Minutes that judging one generator takes, roughly, references included: images timed on a few steps, others by rows and columns."""
     kind = judged_as(train.schema)
     effort = EFFORT[kind]
-    if kind != "image":
+    if kind in CELL_SECONDS:
         answered = ANSWER_SECONDS if kind == "text" and train.schema.task in WORDING else 0.0
         return (answered + min(len(train), effort.rows) * len(train.schema.columns) * CELL_SECONDS[kind]) / 60
     fits = BESIDE + (0 if train.schema.target is None else 3 + effort.floors + 2 * effort.samples)

@@ -163,7 +163,7 @@ def impute(model: str, source: str, seed: int, to: Path) -> int:
 def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     """Judge one table against another and write the report."""
     from evaluators.gates import Thresholds, check
-    from evaluators.pictures import pictures
+    from evaluators.pictures import paired, pictures
     from evaluators.quality import quality
     from evaluators.report import render
 
@@ -181,7 +181,8 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
         file = Path(folder) / "synthetic.parquet"
         made.save(file)
         scores["quality"] = quality(schema, [file])
-        sheets = pictures([file]) if schema.modality == "image" else None
+        kind = schema.modality
+        sheets = pictures([file]) if kind == "image" else paired([file]) if kind == "multimodal" else None
     gates = check(scores, Thresholds(**job.gates), publishable=True)
     manifest = {
         "dataset": f"{other.name}, judged against {plan.dataset}",

@@ -37,6 +37,7 @@ from data.sources import images
 from data.split import split
 from data.stores import fetch, place
 from data.styles import paired, photos, sides
+from data.texts import keys, recurring
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
 from flows.hooks import permitted
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from generators.fitted import Fitted
 
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
+SHOWN = 12  # rows of captioned images that are shown both ways
+ANSWERED = 2_000  # test rows whose captions a model is asked for, and whose images
 LEAST_TEST_ROWS = 10
 WORST = 10  # columns whose drift a release tells
 CELL_SECONDS = 5e-6  # a row and column, of learning without steps
@@ -360,7 +363,7 @@ def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
 def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
     """The synthetic rows, streamed: rows.parquet; out of how many draws, draws.json; and what sampling them cost, cost.json.
 
-    frames.parquet holds a few images on their way when the model makes them step by step.
+    frames.parquet holds a few images on their way when the model makes them step by step, and of captioned images what `both_ways` gives.
     """
     from generators.drawing import Tally
 
@@ -373,15 +376,31 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
         write_stream(model.stream(rows, seed=job.seed, avoid=avoided(train), tally=tally, of=train), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
-        if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed):
+        if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed) or both_ways(model, folder / "rows.parquet", train, job.seed):
             frames.save(folder / "frames.parquet")
 
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
 
 
 def avoided(train: Dataset) -> Dataset | None:
-    """The rows that no drawn row may come near: texts."""
+    """The rows that no drawn row may come near: texts, and captions that are not such as come again by themselves."""
+    if train.schema.modality == "multimodal":
+        return None if recurring(train) else train
     return train if train.schema.modality == "text" else None
+
+
+def both_ways(model: Fitted, drawn: Path, train: Dataset, seed: int) -> Dataset | None:
+    """A few drawn rows whose captions no training row has, then these with other images made for their captions, then with other captions
+    written for their images; None of other rows than captioned images, and when there are none."""
+    if train.schema.task != "captioning":
+        return None
+    rows, columns = head(drawn, ANSWERED), [c for c in train.schema.columns if c.kind == "text"]
+    fresh = np.flatnonzero(~np.isin(keys(rows.table, columns), keys(train.table, columns)))[:SHOWN]
+    if not len(fresh):
+        return None
+    some = rows.take(fresh)
+    tables = [data.table for data in (some, *answers(model, some, seed).values())]
+    return Dataset(train.schema, pa.concat_tables(tables).combine_chunks())
 
 
 def refer(job: Job, root: Path, prepared: Path) -> Done:
@@ -426,12 +445,20 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, refer
         samples = [first] if len(first) == n else [model.sample(n, seed=job.seed, avoid=avoid, of=real.train)]
         samples += [model.sample(n, seed=job.seed + i, avoid=avoid, of=real.train) for i in range(1, effort.samples)]
         translate = model.translate if real.train.schema.task == "image-to-image" else None
-        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database, translate))
-        page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed, translate=translate)
+        asked = answers(model, real.test, job.seed) if real.test.schema.task == "captioning" else {}
+        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database, translate, asked))
+        shown = str(read_json(prepared / "source.json")["name"])
+        page = inspect(real, samples[0], shown, seed=job.seed, translate=translate, asked=asked)
         (folder / "inspect.html").write_text(page, encoding="utf-8")
 
     inputs = {"drawn": drawn.name, "referred": referred.name, "seed": job.seed}
     return stage(root, "judge", inputs, work, code=("data", "generators", "evaluators"))
+
+
+def answers(model: Fitted, test: Dataset, seed: int) -> dict[str, Dataset]:
+    """The first `ANSWERED` captioned images with images drawn for their captions, and with captions for their images."""
+    few = test.take(np.arange(min(ANSWERED, len(test))))
+    return {"image": model.answer(few, seed=seed, back=True), "caption": model.answer(few)}
 
 
 def scores(
@@ -441,15 +468,17 @@ def scores(
     references: Mapping[str, Any] | None = None,
     database: str | None = None,
     translate: Callable[[Dataset], Dataset] | None = None,
+    asked: Mapping[str, Dataset] | None = None,
 ) -> dict[str, Any]:
     """The three judgements of samples of one model (or one table), as JSON.
 
     `references` are as `refer` wrote them, where they are known; `database` is where SQL is run; `translate` draws photographs as the
-    model does. Of image to image, samples are held against the images of the style, and must not give the photographs away.
+    model does. Of image to image, samples are held against the images of the style, and must not give the photographs away. `asked` is
+    what a model made of captions and of images, as `answers` gives it.
     """
     from evaluators.fidelity import fidelity
     from evaluators.learning import learning
-    from evaluators.likeness import likeness
+    from evaluators.likeness import captioned, likeness
     from evaluators.privacy import privacy
     from evaluators.protocol import utility
     from evaluators.styling import styling
@@ -457,7 +486,12 @@ def scores(
     from evaluators.wording import wording
 
     beside, as_drawn = sides(real), None if paired(real.train.schema) else translate
-    alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "text": partial(wording, database=database), "image": likeness}
+    alike: dict[str, Callable[..., dict[str, Any]]] = {
+        "tabular": fidelity,
+        "text": partial(wording, database=database),
+        "image": likeness,
+        "multimodal": partial(captioned, asked=asked or {}),
+    }
     tell = teller("judge")
     tell(1, 4, "utility: judges learn on synthetic rows, scored on real ones")
     known = {

@@ -189,15 +189,17 @@ class Descending(Generator):
         """The scalar that this phase's submodule descends, on one batch."""
 
     @final
-    def descend(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
-        """The shared training loop; the result is the moving average of the weights."""
+    def descend(
+        self, net: nn.Module, rows: Rows, run: Run, phases: tuple[str, ...] | None = None, training: Training | None = None
+    ) -> nn.Module:
+        """The shared training loop, of all phases by the recipe's training unless told otherwise; the moving average of the weights."""
         with few_threads(net):
             trained, log = train(
                 net,
                 rows,
                 loss=self.loss,
-                phases=self.phases,
-                training=self.training,
+                phases=phases or self.phases,
+                training=training or self.training,
                 seed=run.seed,
                 minutes=run.minutes,
                 device=run.device,

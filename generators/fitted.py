@@ -139,13 +139,13 @@ class Fitted:
             return imputed(self, data, seed)
 
     def answer(self, data: Dataset, *, seed: int | None = None, back: bool = False) -> Dataset:
-        """The data with the last text of each row written anew given the others: the likeliest, or drawn by a `seed`.
+        """The data with the last text of each row written anew given the others, or its image: the likeliest, or drawn by a `seed`.
 
-        With `back` the others are written given the last. Rows longer than any training row are left out. BadInput when the generator
-        cannot answer, or when rows have one text.
+        With `back` the others, or the image, are made given the last text. Rows longer than any training row are left out. BadInput when
+        the generator cannot answer, or when rows have one text and no image.
         """
-        if not isinstance(self.generator, Answering) or sum(c.kind == "text" for c in self.schema.columns) < 2:
-            raise BadInput("only a model of rows of two texts or more, by text/gpt or text/transformer, can answer one with another")
+        if not isinstance(self.generator, Answering) or sum(c.kind in ("text", "image") for c in self.schema.columns) < 2:
+            raise BadInput("only a model of rows of two texts or more, by text/gpt or text/transformer, or of captions can answer")
         rows = self.codec.encode(Dataset.of(data.table, self.schema), np.random.default_rng(0))
         rng = None if seed is None else torch.Generator().manual_seed(mix(seed, 0, 9))
         with torch.inference_mode(), few_threads(self.net):

@@ -40,6 +40,7 @@ GENERATORS = {
     "text/gpt": "generators.text.gpt:GPT",
     "text/transformer": "generators.text.transformer:Transformer",
     "text/vae": "generators.text.vae:VAE",
+    "multimodal/caption_image": "generators.multimodal.caption_image:CaptionImage",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
@@ -49,6 +50,7 @@ DEFAULT: dict[str, str] = {
     "image": "image/dcgan",
     "image-to-image": "image/chipgan",
     "text": "text/gpt",
+    "multimodal": "multimodal/caption_image",
 }  # the best one measured for each kind of data, and the one for a task that others do not have
 READS: dict[str, Modality] = {"sdv": "tabular"}  # what a family of names reads, where that is not its own name
 
