@@ -150,7 +150,7 @@ class BigGAN(Adversarial):
     shared: int = 32
     truncation: float | None = None
     game: Game = Game(loss="hinge", penalty=0.0, legible=0.0, orthogonal=1e-4)
-    training: Training = Training(epochs=9, least_steps=600, batch=64, lr=5e-4, betas=(0.0, 0.99), ema=0.999, decay=0.7)
+    training: Training = Training(epochs=40, least_steps=1000, batch=64, lr=5e-4, betas=(0.0, 0.99), ema=0.999, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "critic", "maker")
     spectral: ClassVar[bool] = True
 
