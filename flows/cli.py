@@ -245,7 +245,7 @@ def show(options: argparse.Namespace) -> int:
 
     from flows.operate import flat
     from flows.screen import table
-    from generators.presets import LIKE, PRESETS, cost, example
+    from generators.presets import BATCH, LIKE, PRESETS, cost, example
     from generators.registry import get, make, modality_of
 
     kind = get(options.name)
@@ -266,7 +266,7 @@ def show(options: argparse.Namespace) -> int:
             parameters, flops = cost(make(options.name, sizes), data)
             changes = ", ".join(f"{key}={value}" for key, value in flat(sizes).items()) or "as above"
             rows.append([f"  {preset}", f"{parameters:,}", f"{flops / 1e6:,.1f}", changes])
-        print(f"\npresets, on {LIKE[modality_of(options.name)]}:")
+        print(f"\npresets, on {LIKE[modality_of(options.name)]}, in steps of {BATCH} rows:")
         print(table(rows, ["  --preset", "parameters", "MFLOP a row and training step", "what they set"]))
     return 0
 

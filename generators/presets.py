@@ -37,7 +37,7 @@ GPU: dict[str, dict[str, Any]] = {
     "text/transformer": {"width": 512, "depth": 6, "heads": 8, "training": {"lr": 5e-4}},  # Vaswani et al. 2017: base
     "text/vae": {"latent": 32, "width": 768, "depth": 12, "heads": 12, "training": {"lr": 5e-4}},  # Li et al. 2020: Optimus
 }
-SMOKE: dict[str, Any] = {"training": {"steps": 150}}
+SMOKE: dict[str, Any] = {"training": {"steps": 100}}
 PRESETS = {name: {"cpu-smoke": SMOKE, "cpu": {}, "gpu": sizes} for name, sizes in GPU.items()}
 BATCH = 4  # rows of the step that is counted
 LIKE = {
