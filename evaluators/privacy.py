@@ -48,6 +48,7 @@ def privacy(
     membership  area under the curve of guessing from the distance to the nearest synthetic row whether a real row was trained on:
                 0.5 is best; "real": the same with one half of train in place of the synthetic rows and the other half queried
 
+    attacks     of tables: singling out, attribute inference and informed membership inference, as `evaluators.attacks.attacks` says
     distances   of images and texts: histogram of root mean squared distances to the nearest training row, {"edges", "synthetic", "real":
                 shares}, and "median_ratio", the synthetic median by that of test rows
     texts       of texts: what else they repeat, as `evaluators.overheard.overheard` says
@@ -55,6 +56,8 @@ def privacy(
     Distances are between at most `queries` rows and at most `references` rows, stated in "rows_used"; copies use every row. A check
     that cannot be made (a side without rows, no column with a distance) is None.
     """
+    from evaluators.attacks import attacks
+
     rng = np.random.default_rng([seed, 0x9217])
     schema = real_train.schema
     kind = judged_as(schema)
@@ -71,7 +74,7 @@ def privacy(
         "other_half": outside,
     }
     rows["test"] = capped(rows["test"], len(rows["part"]), rng)
-    if kind == "text":
+    if kind in ("text", "multimodal"):
         result |= {"texts": overheard(train, test, made)}
     if not min(map(len, rows.values())) or (kind == "tabular" and not measured(schema)):
         return result | {"near": None, "dcr": None, "membership": None, "rows_used": {name: len(data) for name, data in rows.items()}}
@@ -80,6 +83,8 @@ def privacy(
     from_test, from_made = (nearest(asked[name], at["train"])[0] for name in ("test", "synthetic"))
     if kind != "tabular":
         result |= {"distances": distances(from_test, from_made)}
+    else:
+        result |= {"attacks": attacks(train, test, made, seed=seed)}
     return result | {
         "near": near(from_test, from_made),
         "dcr": closest_record(asked["synthetic"], at["part"], at["test"]) | {"real": reference(schema, at, rng)},
@@ -89,9 +94,13 @@ def privacy(
 
 
 def copies(train: Dataset, test: Dataset, made: Dataset) -> dict[str, float | None]:
-    """Shares of synthetic and of test rows that equal a training row in every column but the ids, or in all texts where there are some."""
+    """Shares of synthetic and of test rows that equal a training row in every column but the ids, or in all texts where there are some.
+
+    An image with another caption is the same image.
+    """
     texts = texts_of(train.schema) if judged_as(train.schema) == "text" else []
-    columns = texts or [c for c in train.schema.columns if c.kind != "id"]
+    images = [c for c in train.schema.columns if c.kind == "image"] if judged_as(train.schema) == "multimodal" else []
+    columns = texts or images or [c for c in train.schema.columns if c.kind != "id"]
     if not columns or not len(made) or not len(test):
         return {"synthetic": None, "real": None, "real_high": None}
     keys = row_keys(columns, [train, test, made])
@@ -189,7 +198,12 @@ def worded(train: Dataset, datasets: list[Dataset]) -> list[Points]:
     return [Points(place, np.zeros((len(place), 0), dtype=np.uint8)) for place in placed(train, datasets)]
 
 
-PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {"tabular": points, "text": worded, "image": shrunk}
+PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {
+    "tabular": points,
+    "text": worded,
+    "image": shrunk,
+    "multimodal": shrunk,
+}
 
 
 def nearest(queries: Points, among: Points) -> tuple[np.ndarray, np.ndarray]:

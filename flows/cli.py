@@ -29,7 +29,8 @@ examples:
 exit codes: 0 done, 2 bad input, 3 not published because a gate failed, 130 stopped by Ctrl-C"""
 
 SOURCE = (
-    "a built-in dataset (alfar datasets), a file (.csv .tsv .jsonl .json .parquet .po .mo), a folder of parquet, images or .po, or a URL"
+    "a built-in dataset (alfar datasets), a file (.csv .tsv .jsonl .json .parquet .po .mo), a folder of parquet, images or .po, or a URL "
+    "of a database or an object store (s3://bucket/…)"
 )
 
 
@@ -101,9 +102,13 @@ def parser() -> Parser:
         metavar="RULE",
         help="what every row keeps, e.g. 'a <= b' or 'total = net + tax' or 'unique: a, b'; may be repeated",
     )
+    run_.add_argument("--epsilon", type=float, metavar="E", help="differential privacy of the fit: smaller is stricter, 1 to 8 is usual")
+    run_.add_argument(
+        "--epsilon-budget", type=float, metavar="E", help="stop before the fits to this source have spent more than this together"
+    )
     run_.add_argument("--gate", action="append", default=[], metavar="NAME=LIMIT", help="a threshold of the verdict, e.g. copies=0.01")
     run_.add_argument("--name", help="the name of the dataset that is published; from the source when left out")
-    run_.add_argument("--to", metavar="DIR", help="the folder of releases (default: releases)")
+    run_.add_argument("--to", metavar="DIR", help="the folder of releases, or its URL (s3://bucket/…) (default: releases)")
 
     sample_ = add(
         sample,
@@ -201,6 +206,7 @@ def reading(sub: Parser) -> None:
     sub.add_argument("--query", metavar="SQL", help="the query, when the source is a database URL")
     sub.add_argument("--delimiter", help="what separates the fields of a CSV file; detected when left out")
     sub.add_argument("--encoding", help="of a CSV file; detected when left out")
+    sub.add_argument("--sample", type=int, metavar="N", help="of a source with more rows, use so many at random (default: 2000000)")
     sub.add_argument("--size", metavar="N|WxH", help="bring images to this many pixels, e.g. 32 or 48x32")
     sub.add_argument(
         "--crop", action="store_true", default=None, help="cut images to the proportions of --size first; else they are stretched"
@@ -326,14 +332,14 @@ def diff(options: argparse.Namespace) -> int:
     """`alfar diff`"""
     from flows import operate
 
-    return operate.diff(Path(options.first), Path(options.second))
+    return operate.diff(options.first, options.second)
 
 
 def doctor(options: argparse.Namespace) -> int:
     """`alfar doctor`"""
     from flows import operate
 
-    return operate.doctor(Path(options.to))
+    return operate.doctor(options.to)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -349,7 +355,7 @@ def serve(options: argparse.Namespace) -> int:
 def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
     """What the options say, as a job file would; `file` names the job file that they override."""
     said = {**vars(options), **fixed}
-    named = ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "to")
+    named = ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "to", "epsilon", "epsilon_budget")
     values = {k: said[k] for k in named if said.get(k) is not None}
     path = Path(options.source)
     if path.suffix in (".yaml", ".yml"):
@@ -358,7 +364,7 @@ def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
         values = {**read_yaml(path), **values, "file": str(path)}
     else:
         values["source"] = {"spec": options.source}
-    source = {k: said[k] for k in ("query", "delimiter", "encoding", "size", "crop") if said.get(k) is not None}
+    source = {k: said[k] for k in ("query", "delimiter", "encoding", "size", "crop", "sample") if said.get(k) is not None}
     if source:
         known = values.get("source")
         values["source"] = {**(known if isinstance(known, dict) else {"spec": known}), **source}

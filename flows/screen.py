@@ -85,6 +85,11 @@ def figure(score: Any, digits: int = 3) -> str:
     return "-" if score is None else f"{score:.{digits}f}"
 
 
+def number(value: Any) -> str:
+    """A gate's value or limit as text."""
+    return figure(value) if isinstance(value, int | float) and not isinstance(value, bool) else "-" if value is None else str(value)
+
+
 WORDS = (  # single figures of images and texts: key, what it is, of what the figure beside it is
     ("label_agreement", "labels as a judge says that knows the real ones", "of real rows"),
     ("perplexity", "perplexity of real texts, learnt on synthetic", "learnt on real"),
@@ -92,6 +97,13 @@ WORDS = (  # single figures of images and texts: key, what it is, of what the fi
     ("faithful", "names and numbers that stand in the source", "of real rows"),
     ("parses", "code that parses", "of real rows"),
     ("executes", "queries that run", "of real rows"),
+)
+
+
+COHERENCE = (
+    ("image", "images that show what the caption says"),
+    ("caption", "captions that say what the image shows"),
+    ("drawn", "rows whose image and caption agree"),
 )
 
 
@@ -122,11 +134,15 @@ def headlines(scores: Mapping[str, Any]) -> str:
         for name, best in (("kid", "0 best"), ("coverage", "1 best")):
             made, real = (figure(figures[name].get(k)) for k in ("synthetic", "real"))
             rows.append([f"{name.upper() if name == 'kid' else name}, {space} features", made, f"real against real {real}; {best}"])
+    for way, what in COHERENCE:
+        if found := (fidelity.get("coherence") or {}).get(way):
+            new, real = figure(found["unseen"]), figure(found["unseen_real"])
+            rows.append([what, figure(found["synthetic"]), f"real {figure(found['real'])}; of new combinations {new}, real {real}"])
     for name, what, of in WORDS:
         if fidelity.get(name):
             made, real = (figure(fidelity[name].get(k)) for k in ("synthetic", "real"))
             rows.append([what, made, f"{of} {real}"])
-    if fidelity.get("kind") in ("image", "text") and privacy.get("near"):
+    if fidelity.get("kind") in ("image", "text", "multimodal") and privacy.get("near"):
         made, real = (figure(100 * privacy["near"][k], 2) for k in ("synthetic", "real"))
         rows.append(["nearer to a training row than 1 % of real ones, %", made, f"held-out rows {real}"])
     if privacy.get("dcr"):

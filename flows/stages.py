@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data import releases, sources
+from data import ledger, releases, sources
 from data.arrow import fingerprint
 from data.constraints import constrain
 from data.drift import drift, reference
@@ -35,9 +35,14 @@ from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
 from data.sources import images
 from data.split import split
+from data.stores import fetch, place
+from data.styles import paired, photos, sides
+from data.texts import keys, recurring
 from flows import auto
 from flows.folders import Done, read_json, stage, write_json
+from flows.hooks import permitted
 from flows.job import Job
+from flows.room import Room
 
 if TYPE_CHECKING:
     from evaluators.tabular import Judge
@@ -45,6 +50,8 @@ if TYPE_CHECKING:
     from generators.fitted import Fitted
 
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
+SHOWN = 12  # rows of captioned images that are shown both ways
+ANSWERED = 2_000  # test rows whose captions a model is asked for, and whose images
 LEAST_TEST_ROWS = 10
 WORST = 10  # columns whose drift a release tells
 CELL_SECONDS = 5e-6  # a row and column, of learning without steps
@@ -87,6 +94,7 @@ def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
     from generators import registry
 
+    permitted(job)
     auto.candidates(job) if auto.wanted(job) else named(job)
     source = read(job.source.spec, job, job.source.query)
     table = without(source.table, job.drop)
@@ -96,6 +104,7 @@ def plan(job: Job) -> Plan:
     task = job.task or (source.task if target == source.target else None)
     whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders, task=task)), job.constraints)
     known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
+    known |= {"of": source.of} if source.of else {}
     held = read(job.test, job).table if job.test else source.test
     if held is None:
         real = split(whole)
@@ -109,7 +118,7 @@ def plan(job: Job) -> Plan:
     if not auto.wanted(job):
         generator_of(job, whole.schema)
     elif whole.schema.modality != "tabular":
-        able = ", ".join(registry.names(whole.schema.modality)) or "none"
+        able = ", ".join(registry.serving(whole.schema)) or "none"
         raise BadInput(f"auto chooses among generators of tables: name one that learns data of kind {whole.schema.modality} ({able})")
     dataset = job.name or source.name
     releases.check_name(dataset)
@@ -128,7 +137,16 @@ def has_queries(schema: Schema, database: str) -> None:
 def read(spec: str, job: Job, query: str | None = None) -> sources.Source:
     """A real table, read as the job says. What had to be left out of it is told on the screen, and nowhere else."""
     how = job.source
-    source = sources.read(spec, query=query, delimiter=how.delimiter, encoding=how.encoding, size=how.size, crop=how.crop, kinds=job.kinds)
+    source = sources.read(
+        spec,
+        query=query,
+        delimiter=how.delimiter,
+        encoding=how.encoding,
+        size=how.size,
+        crop=how.crop,
+        kinds=job.kinds,
+        rows=how.sample,
+    )
     for line in source.skipped:
         print(f"left out: {line}", file=sys.stderr)
     return source
@@ -147,11 +165,26 @@ def generator_of(job: Job, schema: Schema) -> Generator:
     """The job's recipe, or the default for such data with the job's parameters. BadInput also when it learns other data."""
     from generators import registry
 
-    name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.modality, "")))
+    name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.task, registry.DEFAULT.get(schema.modality, ""))))
     if registry.modality_of(name) != schema.modality:
-        able = ", ".join(registry.names(schema.modality)) or "none: drop columns (--drop) or give them another --kind"
+        able = ", ".join(registry.serving(schema)) or "none: drop columns (--drop) or give them another --kind"
         raise BadInput(f"{name or 'no generator'} does not learn data of kind {schema.modality}; what does: {able}")
-    return registry.make(name, {k: v for k, v in (job.generator or {}).items() if k != "name"})
+    given = {k: v for k, v in (job.generator or {}).items() if k != "name"}
+    return registry.make(name, given if job.epsilon is None else private(name, given))
+
+
+def private(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given of a recipe's fields, on those that suit a fit under epsilon. BadInput when the generator cannot make one."""
+    from generators import registry
+    from generators.private import installed
+
+    installed()
+    suited = registry.get(name).private
+    if suited is None:
+        able = ", ".join(n for n in registry.names() if registry.get(n).private is not None)
+        raise BadInput(f"{name} cannot be fitted under epsilon; what can: {able}")
+    training = given.get("training", {})
+    return {**suited, **given, "training": {**suited["training"], **training}} if isinstance(training, Mapping) else given
 
 
 def without(table: pa.Table, names: list[str]) -> pa.Table:
@@ -227,7 +260,9 @@ def foretold(job: Job, train: Dataset) -> dict[str, Any]:
     if not isinstance(generator, Descending):
         fit = min(CELL_SECONDS * rows * len(train.schema.columns) / 60, job.minutes or float("inf"))
         return {"name": name, "size": {}, "minutes": {"fit": fit, "draw": 0.0, **judging}}
-    fitting, cost = generator.within(train, minutes=job.minutes, fixed=job.generator or (), device=job.device)
+    fitting, cost = generator.within(
+        train, minutes=job.minutes, fixed=job.generator or (), device=job.device, private=job.epsilon is not None
+    )
     size = {key: getattr(fitting, key) for key in chain(*generator.sizes)} if fitting != generator else {}
     drawn = (job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)
     minutes = {"fit": cost.minutes, "draw": drawn * cost.row_seconds / 60, **judging}
@@ -241,7 +276,7 @@ def sized(job: Job, budget: Path) -> Job:
 
 
 def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Done:
-    """The trained model, model/, and what is to be told of its data: reference.json. A killed fit goes on from its checkpoint.
+    """The trained model, model/, and what is to be told of its data: reference.json, or under epsilon ledger.json.
 
     When the source has drifted from that of the last release of `dataset` no further than the job allows, it is that release's model;
     drift.json says so, or why not.
@@ -253,23 +288,45 @@ def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Don
         "seed": job.seed,
         "minutes": job.minutes,
         "device": job.device,
-    }
+    } | ({"epsilon": job.epsilon} if job.epsilon is not None else {})
     moved, known = drifted(job, dataset, prepared, inputs["generator"])
     if moved and moved["kept"] and known:
         return stage(root, "fit", {**inputs, "drift": moved}, partial(keep, known, moved), code=("data", "generators"))
 
     def work(folder: Path) -> None:
         train = Dataset.open(prepared / "train.parquet")
+        Room.of(job, prepared, train.schema).check()
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
-        fitted = generator.fit(train, seed=job.seed, minutes=job.minutes, device=job.device, folder=checkpoints, progress=teller("fit"))
+        if job.epsilon is not None:
+            write_json(folder / "ledger.json", spend(job, read_json(prepared / "source.json"), len(train), checkpoints))
+        fitted = generator.fit(
+            train,
+            seed=job.seed,
+            minutes=job.minutes,
+            device=job.device,
+            folder=checkpoints,
+            progress=teller("fit"),
+            epsilon=job.epsilon,
+        )
         fitted.save(folder / "model")
-        write_json(folder / "reference.json", reference(train))
+        if job.epsilon is None:
+            write_json(folder / "reference.json", reference(photos(train)))
         if moved:
             write_json(folder / "drift.json", moved)
         shutil.rmtree(checkpoints)
 
     return stage(root, "fit", inputs, work, code=("data", "generators"), resumes=True)
+
+
+def spend(job: Job, source: Mapping[str, Any], rows: int, checkpoints: Path) -> dict[str, Any]:
+    """Write down in the ledger of the destination that a fit under epsilon begins. BadInput when that exceeds the job's budget."""
+    from generators.private import APIECE, secret
+
+    fit = hashlib.sha256(b"fit" + secret(checkpoints)).hexdigest()[:16]
+    given = {"source": str(source["name"]), "fingerprint": str(source["fingerprint"])}
+    assert job.epsilon is not None
+    return ledger.spend(job.to, fit=fit, **given, epsilon=job.epsilon, delta=1 / (APIECE * rows), budget=job.epsilon_budget)
 
 
 def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any] | None, releases.Release | None]:
@@ -278,10 +335,10 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
     {"from": version, "value", "limit", "kept", "columns": the worst}; None without a release by the same recipe for the same columns, and
     when the source is the same.
     """
-    if job.drift is None or dataset is None or not (Path(job.to) / dataset).is_dir():
+    if job.drift is None or job.epsilon is not None or dataset is None or not (place(job.to) / dataset).is_dir():
         return None, None
     try:
-        known = releases.open_release(Path(job.to) / dataset, verify=True)
+        known = releases.open_release(place(job.to) / dataset, verify=True)
         manifest = known.manifest
         same = manifest["source"].get("fingerprint") == read_json(prepared / "source.json")["fingerprint"]
         train = Dataset.open(prepared / "train.parquet")
@@ -298,7 +355,7 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
 
 def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
     """The model of a release, as the result of a fit."""
-    shutil.copytree(known.model, folder / "model")
+    fetch(known.model, folder / "model")
     write_json(folder / "reference.json", known.manifest["reference"])
     write_json(folder / "drift.json", moved)
 
@@ -306,7 +363,7 @@ def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
 def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
     """The synthetic rows, streamed: rows.parquet; out of how many draws, draws.json; and what sampling them cost, cost.json.
 
-    frames.parquet holds a few images on their way when the model makes them step by step.
+    frames.parquet holds a few images on their way when the model makes them step by step, and of captioned images what `both_ways` gives.
     """
     from generators.drawing import Tally
 
@@ -314,19 +371,36 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
     def work(folder: Path) -> None:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
-        avoid = avoided(Dataset.open(prepared / "train.parquet"))
-        write_stream(model.stream(rows, seed=job.seed, avoid=avoid, tally=tally), folder / "rows.parquet", rows)
+        Room.of(job, prepared, model.schema).check(learning=False)
+        train = Dataset.open(prepared / "train.parquet")
+        write_stream(model.stream(rows, seed=job.seed, avoid=avoided(train), tally=tally, of=train), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
-        if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed):
+        if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed) or both_ways(model, folder / "rows.parquet", train, job.seed):
             frames.save(folder / "frames.parquet")
 
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
 
 
 def avoided(train: Dataset) -> Dataset | None:
-    """The rows that no drawn row may come near: texts."""
+    """The rows that no drawn row may come near: texts, and captions that are not such as come again by themselves."""
+    if train.schema.modality == "multimodal":
+        return None if recurring(train) else train
     return train if train.schema.modality == "text" else None
+
+
+def both_ways(model: Fitted, drawn: Path, train: Dataset, seed: int) -> Dataset | None:
+    """A few drawn rows whose captions no training row has, then these with other images made for their captions, then with other captions
+    written for their images; None of other rows than captioned images, and when there are none."""
+    if train.schema.task != "captioning":
+        return None
+    rows, columns = head(drawn, ANSWERED), [c for c in train.schema.columns if c.kind == "text"]
+    fresh = np.flatnonzero(~np.isin(keys(rows.table, columns), keys(train.table, columns)))[:SHOWN]
+    if not len(fresh):
+        return None
+    some = rows.take(fresh)
+    tables = [data.table for data in (some, *answers(model, some, seed).values())]
+    return Dataset(train.schema, pa.concat_tables(tables).combine_chunks())
 
 
 def refer(job: Job, root: Path, prepared: Path) -> Done:
@@ -335,7 +409,7 @@ def refer(job: Job, root: Path, prepared: Path) -> Done:
 
     def work(folder: Path) -> None:
         teller("judge")(0, 4, "references: judges learn on real rows and on the floor")
-        found = references(real_of(prepared), seed=job.seed, judges=running(job.database))
+        found = references(sides(real_of(prepared)).known, seed=job.seed, judges=running(job.database))
         plain = {
             judge: {kind: {m: v.tolist() for m, v in scores.items()} for kind, scores in sets.items()} for judge, sets in found.items()
         }
@@ -368,44 +442,70 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, refer
         n = min(len(real.train), effort.rows)
         first = head(drawn / "rows.parquet", n)
         avoid = avoided(real.train)
-        samples = [first] if len(first) == n else [model.sample(n, seed=job.seed, avoid=avoid)]
-        samples += [model.sample(n, seed=job.seed + i, avoid=avoid) for i in range(1, effort.samples)]
-        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database))
-        page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed)
+        samples = [first] if len(first) == n else [model.sample(n, seed=job.seed, avoid=avoid, of=real.train)]
+        samples += [model.sample(n, seed=job.seed + i, avoid=avoid, of=real.train) for i in range(1, effort.samples)]
+        translate = model.translate if real.train.schema.task == "image-to-image" else None
+        asked = answers(model, real.test, job.seed) if real.test.schema.task == "captioning" else {}
+        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database, translate, asked))
+        shown = str(read_json(prepared / "source.json")["name"])
+        page = inspect(real, samples[0], shown, seed=job.seed, translate=translate, asked=asked)
         (folder / "inspect.html").write_text(page, encoding="utf-8")
 
     inputs = {"drawn": drawn.name, "referred": referred.name, "seed": job.seed}
     return stage(root, "judge", inputs, work, code=("data", "generators", "evaluators"))
 
 
+def answers(model: Fitted, test: Dataset, seed: int) -> dict[str, Dataset]:
+    """The first `ANSWERED` captioned images with images drawn for their captions, and with captions for their images."""
+    few = test.take(np.arange(min(ANSWERED, len(test))))
+    return {"image": model.answer(few, seed=seed, back=True), "caption": model.answer(few)}
+
+
 def scores(
-    real: Split, samples: list[Dataset], seed: int, references: Mapping[str, Any] | None = None, database: str | None = None
+    real: Split,
+    samples: list[Dataset],
+    seed: int,
+    references: Mapping[str, Any] | None = None,
+    database: str | None = None,
+    translate: Callable[[Dataset], Dataset] | None = None,
+    asked: Mapping[str, Dataset] | None = None,
 ) -> dict[str, Any]:
     """The three judgements of samples of one model (or one table), as JSON.
 
-    `references` are as `refer` wrote them, where they are known; `database` is where SQL is run.
+    `references` are as `refer` wrote them, where they are known; `database` is where SQL is run; `translate` draws photographs as the
+    model does. Of image to image, samples are held against the images of the style, and must not give the photographs away. `asked` is
+    what a model made of captions and of images, as `answers` gives it.
     """
     from evaluators.fidelity import fidelity
     from evaluators.learning import learning
-    from evaluators.likeness import likeness
+    from evaluators.likeness import captioned, likeness
     from evaluators.privacy import privacy
     from evaluators.protocol import utility
+    from evaluators.styling import styling
     from evaluators.tabular import judged_as
     from evaluators.wording import wording
 
-    alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "text": partial(wording, database=database), "image": likeness}
+    beside, as_drawn = sides(real), None if paired(real.train.schema) else translate
+    alike: dict[str, Callable[..., dict[str, Any]]] = {
+        "tabular": fidelity,
+        "text": partial(wording, database=database),
+        "image": likeness,
+        "multimodal": partial(captioned, asked=asked or {}),
+    }
     tell = teller("judge")
     tell(1, 4, "utility: judges learn on synthetic rows, scored on real ones")
     known = {
         judge: {kind: {m: np.array(v) for m, v in of.items()} for kind, of in sets.items()} for judge, sets in (references or {}).items()
     }
-    result = {"utility": utility(real, samples, seed=seed, judges=running(database), known=known)}
+    result = {"utility": utility(beside.known, samples, seed=seed, judges=running(database), known=known, as_drawn=as_drawn)}
     if judged_as(real.train.schema) == "text" and real.train.schema.task == "classification":
         result["utility"] |= {"learning": learning(real, samples[0], seed=seed)}
     tell(2, 4, "fidelity: how like the real rows, and a detector")
-    result["fidelity"] = alike[judged_as(real.train.schema)](real.train, real.test, samples[0], seed=seed)
+    result["fidelity"] = alike[judged_as(real.train.schema)](beside.like.train, beside.like.test, samples[0], seed=seed)
+    if translate:
+        result["fidelity"] |= {"style": styling(real, translate(real.test), seed=seed)}
     tell(3, 4, "privacy: copies, distances, membership")
-    result["privacy"] = privacy(real.train, real.test, samples[0], seed=seed)
+    result["privacy"] = privacy(beside.private.train, beside.private.test, samples[0], seed=seed)
     tell(4, 4, "judged")
     return result
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,16 +21,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
 
 from data.conditions import Condition
 from data.errors import BadInput
 from data.layout import Layout
 from data.schema import Dataset, Schema
-from generators.base import Answering, Codec, Generator, Unfolding
-from generators.drawing import Drawing, Shares, Tally, Wish, divided, strata
+from generators.base import Answering, Codec, Generator, Translating, Unfolding
+from generators.drawing import Drawing, Pool, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
 FORMAT = 1
+GROWTH, SPARE = 2, 1_000_000  # numbers that a net may hold while it is built, beyond those of its file
 CELLS = 1_000_000  # made at a time: what bounds the memory of any number of rows
 
 
@@ -57,15 +60,17 @@ class Fitted:
         where: str | None = None,
         shares: Shares | None = None,
         avoid: Dataset | None = None,
+        of: Dataset | None = None,
     ) -> Dataset:
         """n new rows; the same seed gives the same rows. They keep the constraints of the schema.
 
         `given` fixes columns, e.g. {"cut": "Ideal"}; `where` is a condition as in SQL, e.g. "price > 500 and cut = 'Ideal'"; `shares` gives
         the values of a column their shares of the rows, e.g. ("cut", {"Ideal": 0.5}), and the same share each where none is named.
         Rows whose texts use the words of a row of `avoid` are drawn again, and so is code that does not parse.
+        `of` are the rows that a generator draws in another style, none twice before each was drawn once; others make theirs of noise.
         BadInput for an unknown column or value, and for what is too rare to be met.
         """
-        chunks = [chunk.table for chunk in self.stream(n, seed=seed, given=given, where=where, shares=shares, avoid=avoid)]
+        chunks = [chunk.table for chunk in self.stream(n, seed=seed, given=given, where=where, shares=shares, avoid=avoid, of=of)]
         return Dataset(self.schema, pa.concat_tables(chunks).combine_chunks())
 
     def stream(
@@ -78,6 +83,7 @@ class Fitted:
         shares: Shares | None = None,
         avoid: Dataset | None = None,
         tally: Tally | None = None,
+        of: Dataset | None = None,
     ) -> Iterator[Dataset]:
         """The rows of `sample` in chunks of constant size; chunk i depends on (seed, i) only. `tally` counts the draws.
 
@@ -87,7 +93,7 @@ class Fitted:
             raise BadInput(f"{n} rows were asked for; ask for at least 1")
         asked = [Condition.parse(where, self.schema)] if where is not None else []
         kinds = strata(self.schema, shares) if shares else [({}, [], 1.0)]
-        wishes = [Wish(self, {**(given or {}), **values}, [*asked, *more]) for values, more, _ in kinds]
+        wishes = [Wish(self, {**(given or {}), **values}, [*asked, *more], self.pool(of, seed)) for values, more, _ in kinds]
         drawing = Drawing(self, seed, tally or Tally(), avoid)
         return self.chunks(n, seed, wishes, divided(n, np.array([share for *_, share in kinds])), drawing)
 
@@ -106,6 +112,22 @@ class Fitted:
                         parts.append(drawing.rows(wish, count, start + done, rng, numbers, of=n))
             yield Dataset(self.schema, drawing.mixed(parts, numbers) if len(wishes) > 1 else parts[0])
 
+    def pool(self, of: Dataset | None, seed: int) -> Pool | None:
+        """The rows that are drawn in another style; None when the generator makes its rows of noise. BadInput when there are none."""
+        if not isinstance(self.generator, Translating):
+            return None
+        if of is None or not len(of):
+            raise BadInput("a model that draws photographs in another style makes none of its own: give it some to draw")
+        return Pool(self.codec.encode(of, np.random.default_rng(0)), torch.Generator().manual_seed(mix(seed, 0, 11)))
+
+    def translate(self, data: Dataset) -> Dataset:
+        """Each row in the other style, with what is known of it. BadInput when the generator cannot, or reads other rows."""
+        if not isinstance(self.generator, Translating):
+            raise BadInput("only a model of image to image, by image/chipgan, can draw rows in another style")
+        with torch.inference_mode(), few_threads(self.net):
+            rows = self.generator.translate(self.net, self.codec.encode(data, np.random.default_rng(0))[:2])
+        return self.codec.decode(rows, np.random.default_rng(0), start=0, seed=0)
+
     def impute(self, data: Dataset, *, seed: int = 0) -> Dataset:
         """The data with its nulls drawn from P(missing | present); what is there, and ids, stay as they are.
 
@@ -117,13 +139,13 @@ class Fitted:
             return imputed(self, data, seed)
 
     def answer(self, data: Dataset, *, seed: int | None = None, back: bool = False) -> Dataset:
-        """The data with the last text of each row written anew given the others: the likeliest, or drawn by a `seed`.
+        """The data with the last text of each row written anew given the others, or its image: the likeliest, or drawn by a `seed`.
 
-        With `back` the others are written given the last. Rows longer than any training row are left out. BadInput when the generator
-        cannot answer, or when rows have one text.
+        With `back` the others, or the image, are made given the last text. Rows longer than any training row are left out. BadInput when
+        the generator cannot answer, or when rows have one text and no image.
         """
-        if not isinstance(self.generator, Answering) or sum(c.kind == "text" for c in self.schema.columns) < 2:
-            raise BadInput("only a model of rows of two texts or more, by text/gpt or text/transformer, can answer one with another")
+        if not isinstance(self.generator, Answering) or sum(c.kind in ("text", "image") for c in self.schema.columns) < 2:
+            raise BadInput("only a model of rows of two texts or more, by text/gpt or text/transformer, or of captions can answer")
         rows = self.codec.encode(Dataset.of(data.table, self.schema), np.random.default_rng(0))
         rng = None if seed is None else torch.Generator().manual_seed(mix(seed, 0, 9))
         with torch.inference_mode(), few_threads(self.net):
@@ -164,14 +186,15 @@ class Fitted:
 
         try:
             model = json.loads((folder / "model.json").read_text())
-            weights = (folder / "model.safetensors").read_bytes()
+            with open(folder / "model.safetensors", "rb") as file:
+                weights = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError as missing:
             raise BadInput(f"{folder} is not a model: it has no {Path(missing.filename).name}") from None
         except (OSError, ValueError, RecursionError):
             raise BadInput(f"{folder}/model.json cannot be read: the file is truncated or damaged; fit the model again") from None
         if not isinstance(model, dict) or model.get("format") != FORMAT:
             raise BadInput(f"{folder} was written by another version of Alfar: fit the model again with this one")
-        if hashlib.sha256(weights).hexdigest() != model.get("sha256"):
+        if weights != model.get("sha256"):
             raise BadInput(f"{folder}/model.safetensors was changed or truncated after it was written: fit the model again")
         try:
             generator = make(model["generator"]["name"], model["generator"]["parameters"])
@@ -179,14 +202,44 @@ class Fitted:
             if not all(sound(name, tensor) for name, tensor in tensors.items()):
                 raise ValueError("numbers")
             codec = generator.codec.restore(model["codec"], under("codec.", tensors))
-            net = generator.build(codec)
+            with no_larger(GROWTH * sum(t.numel() for t in tensors.values()) + SPARE):
+                net = generator.build(codec)
             net.load_state_dict(under("net.", tensors))
             schema = Schema.from_json(model["schema"])
             if schema.modality != modality_of(model["generator"]["name"]):
                 raise ValueError("modality")
             return cls(generator, codec, net.eval(), schema, dict(model["log"]))
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, StopIteration, AssertionError, SafetensorError):
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            ArithmeticError,
+            AttributeError,
+            StopIteration,
+            AssertionError,
+            SafetensorError,
+        ):
             raise BadInput(f"{folder}/model.json does not fit its weights: it was changed; fit the model again") from None
+
+
+@contextmanager
+def no_larger(numbers: int) -> Iterator[None]:
+    """While a net is built: ValueError before it fills memory with more numbers than its file can hold."""
+    count = 0
+
+    def counted(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal count
+        count += 0 if tensor is None else tensor.numel()
+        if count > numbers:
+            raise ValueError("the net is larger than its weights")
+
+    hooks = [register_module_parameter_registration_hook(counted), register_module_buffer_registration_hook(counted)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def parameters(generator: Generator) -> dict[str, Any]:
