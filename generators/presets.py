@@ -29,6 +29,7 @@ GPU: dict[str, dict[str, Any]] = {
     "image/gan": {"noise": 100, "hidden": 1200, "depth": 2, "training": {"lr": 2e-4}},  # Goodfellow et al. 2014
     "image/dcgan": {"noise": 100, "width": 128, "training": {"batch": 128, "lr": 2e-4}},  # Radford et al. 2015
     "image/stylegan": {"noise": 512, "style": 512, "width": 128, "training": {"epochs": 500, "ema": 0.9998}},  # Karras et al. 2020
+    "image/biggan": {"noise": 120, "shared": 128, "width": 96, "training": {"batch": 256, "lr": 2e-4, "ema": 0.9999}},  # Brock et al. 2019
     "image/pixelcnn": {"levels": 256, "patch": 1, "width": 128, "depth": 15, "training": {"lr": 1e-3}},  # van den Oord et al. 2016
     "image/pixelrnn": {"levels": 256, "patch": 1, "width": 128, "depth": 12, "training": {"lr": 1e-3}},  # van den Oord et al. 2016
     "image/diffusion": {"width": 128, "levels": 3, "hidden": 1024, "steps": 50, "training": {"batch": 128, "lr": 2e-4, "ema": 0.9999}},

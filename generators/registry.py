@@ -32,6 +32,7 @@ GENERATORS = {
     "image/gan": "generators.image.gan:GAN",
     "image/dcgan": "generators.image.dcgan:DCGAN",
     "image/stylegan": "generators.image.stylegan:StyleGAN",
+    "image/biggan": "generators.image.biggan:BigGAN",
     "image/chipgan": "generators.image.chipgan:ChipGAN",
     "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
     "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
