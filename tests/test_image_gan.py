@@ -11,11 +11,11 @@ from torch import nn
 
 from data.images import column
 from data.schema import Dataset, Schema
-from data.sources import read
 from generators.base import Descending, Forecast
 from generators.codecs.image import ImageCodec
 from generators.image.biggan import within
 from generators.nets.adversarial import Critic, Game, Players, augmented, bounded, finished, overlap, play, preferred, slope
+from generators.presets import example
 from generators.registry import get, make, names
 
 torch.set_num_threads(1)
@@ -308,7 +308,7 @@ def test_truncated_noise_keeps_within_the_limit_and_its_order():
 def foretold(room: int):
     """`expected` of a machine on which nets of `room` channels and less make all their steps within a minute."""
 
-    def expected(self, data, *, minutes=None, device="auto"):
+    def expected(self, data, *, minutes=None, device="auto", private=False):
         wanted = 1000
         steps = wanted if minutes is None else min(wanted, int(wanted * minutes * room / self.width))
         return Forecast(steps, wanted, 1.0, 0.0)
@@ -335,7 +335,7 @@ def test_a_size_that_is_stated_stays(monkeypatch):
 @pytest.mark.parametrize("name", [name for name in names() if get(name).__dict__.get("sizes")])
 def test_sizes_are_fields_of_smaller_nets(name):
     kind = get(name)
-    codec = kind.codec.fit(Dataset.of(read("digits").table.slice(0, 200), Schema.infer(read("digits").table, target="label")))
+    codec = kind.codec.fit(example(name))
     nets = [replace(kind(), **size).build(codec) for size in (*kind.sizes, {})]
     counts = [sum(p.numel() for p in net.parameters()) for net in nets]
     assert counts == sorted(set(counts)), "from small to large, the defaults the largest"

@@ -74,7 +74,7 @@ CATALOGUE: dict[str, Builtin] = {
     ),
     "photos_to_ink": Builtin(
         "photographs with digits on them, 64×64 colour, their masks, and sheets of digits in ink",
-        479,
+        475,
         "style",
         "pictures:photos_to_ink",
         {"style": "style"},

@@ -160,7 +160,7 @@ class CaptionImage(Descending, Answering):
             return net.codes.loss(shown)
         with torch.no_grad():
             codes = net.codes.encode(shown)
-        caption, n = net.caption(x, y), len(x) // 3
+        caption, n = net.caption(x, y), max(1, len(x) // 3)
         gone = torch.rand(len(x) - n, 1, device=x.device) < self.dropped * net.training
         surprises = [
             net.gpt.surprise(net.sequences(codes[:n], caption[:n], False)),  # (1)
