@@ -111,6 +111,12 @@ def keep(found: dict[str, Any]) -> None:
     print(json.dumps(found), flush=True)
 
 
+def told(shares: list[float | None]) -> str:
+    """Their mean; a dash where a seed has none, because no row is of that kind."""
+    known = [share for share in shares if share is not None]
+    return f"{fmean(known):.3f}" if len(known) == len(shares) else "–"
+
+
 def table() -> str:
     """Markdown."""
     every = list(results().values())
@@ -128,7 +134,7 @@ def table() -> str:
     lines.append(f"| {' | '.join([REAL, '–', '–', *real, *real, *real, f'{cas(REAL):.3f}', '1', *nearness])} |")
     for name in names:
         some = [r for r in every if r["generator"] == name]
-        both = [f"{fmean(r['coherence'][way][key] for r in some):.3f}" for way in WAYS for key in ("synthetic", "unseen")]
+        both = [told([r["coherence"][way][key] for r in some]) for way in WAYS for key in ("synthetic", "unseen")]
         cells = [f"**`{name}`**", *(f"{fmean(r[key] for r in some):.0f}" for key in ("fit_s", "sample_s")), *both]
         cells += [f"{cas(name):.3f}", f"{cas(name) / cas(REAL):.3f}", *(f"{fmean(r[key] for r in some):.1f}" for key in ("dcr", "near"))]
         lines.append(f"| {' | '.join(cells)} |")

@@ -116,19 +116,19 @@ class CaptionImage(Descending, Answering):
     codes: int = 256
     code: int = 16
     hidden: int = 64
-    coding: float = 0.4
+    coding: float = 0.17
     width: int = 128
     depth: int = 3
     heads: int = 4
     dropout: float = 0.05
-    augment: float = 0.04
+    augment: float = 0.1
     emphasis: float = 3.0
     dropped: float = 0.1
     guidance: float = 1.5
     temperature: float = 1.0
     top_p: float = 0.95
     tries: int = 4
-    training: Training = Training(epochs=12.5, least_steps=1500, batch=32, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    training: Training = Training(epochs=28, least_steps=1500, batch=32, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     phases: ClassVar[tuple[str, ...]] = ("codes", "gpt")
     codec: ClassVar[type[CaptionCodec]] = CaptionCodec
 
