@@ -139,7 +139,7 @@ def private(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
     """The gates of privacy of rows whose test rows may be of another origin than the training rows."""
     dcr, membership = (at(scores, "privacy", name, "real") for name in ("dcr", "membership"))
     return [
-        gate("near", at(scores, "privacy", "near", "synthetic"), beyond(at(scores, "privacy", "near", "real"), t.near)),
+        gate("near", at(scores, "privacy", "near", "low"), beyond(at(scores, "privacy", "near", "real"), t.near)),
         copied(scores, t),
         gate("dcr", at(scores, "privacy", "dcr", "low"), beyond(least(dcr, 50.0), t.dcr - 50)),
         gate("membership", at(scores, "privacy", "membership", "low"), beyond(least(membership, 0.5), t.membership - 0.5)),

@@ -29,6 +29,7 @@ from evaluators.protocol import capped
 from evaluators.tabular import LEVELS, codes, judged_as, measured
 from evaluators.text import strings, texts_of
 
+REDRAWS = 200  # of rows, for an interval
 QUERIES = 5_000  # rows whose nearest neighbour is looked for, in each check
 REFERENCES = 20_000  # rows among which it is looked for
 SIDE = 16  # of the images that distances are measured between, at most
@@ -43,7 +44,7 @@ def privacy(
     """Copies, near copies, distance to the closest record and membership inference, each beside its real reference.
 
     copies      share of synthetic rows that stand in train; "real": share of test rows that do, "real_high" the 95 % bound above it
-    near        share of synthetic rows nearer to a training row than 1 % of the test rows are; "real": share of the test rows
+    near        share of synthetic rows nearer to a training row than 1 % of the test rows are; "low": of its interval; "real": of test rows
     dcr         percent of synthetic rows nearer to a random part of train than to test, both of one size, ties half: 50 is best
     membership  area under the curve of guessing from the distance to the nearest synthetic row whether a real row was trained on:
                 0.5 is best; "real": the same with one half of train in place of the synthetic rows and the other half queried
@@ -86,7 +87,7 @@ def privacy(
     else:
         result |= {"attacks": attacks(train, test, made, seed=seed)}
     return result | {
-        "near": near(from_test, from_made),
+        "near": near(from_test, from_made, np.random.default_rng([seed, 0x2EA2])),
         "dcr": closest_record(asked["synthetic"], at["part"], at["test"]) | {"real": reference(schema, at, rng)},
         "membership": membership(asked, at),
         "rows_used": {"queries": queries, **{name: len(data) for name, data in rows.items()}},
@@ -226,10 +227,23 @@ def nearest(queries: Points, among: Points) -> tuple[np.ndarray, np.ndarray]:
     return distance, position
 
 
-def near(from_test: np.ndarray, from_made: np.ndarray) -> dict[str, float]:
-    """Shares of synthetic and of test rows nearer to a training row than the nearest 1 % of test rows."""
-    limit = np.quantile(from_test, 0.01)
-    return {"synthetic": round(float((from_made < limit).mean()), 5), "real": round(float((from_test < limit).mean()), 5)}
+def near(from_test: np.ndarray, from_made: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """Shares of synthetic and of test rows nearer to a training row than the nearest 1 % of test rows.
+
+    "low" is the low end of the former's 95 % interval over redraws of both: few test rows say little of their nearest 1 %.
+    """
+    redrawn = [share_below(rng.choice(from_made, len(from_made)), rng.choice(from_test, len(from_test))) for _ in range(REDRAWS)]
+    shares = {
+        "synthetic": share_below(from_made, from_test),
+        "low": float(np.quantile(redrawn, 0.025)),
+        "real": share_below(from_test, from_test),
+    }
+    return {name: round(share, 5) for name, share in shares.items()}
+
+
+def share_below(values: np.ndarray, reference: np.ndarray) -> float:
+    """The share of values below the 1 % quantile of a reference."""
+    return float((values < np.quantile(reference, 0.01)).mean())
 
 
 def distances(from_test: np.ndarray, from_made: np.ndarray) -> dict[str, Any]:

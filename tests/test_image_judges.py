@@ -361,7 +361,7 @@ def good_scores() -> dict:
         "fidelity": {"kind": "image", "spaces": {"learnt": {"coverage": {"synthetic": 0.6, "real": 0.9}}}},
         "privacy": {
             "copies": {"synthetic": 0.0, "real": 0.0, "real_high": 0.001},
-            "near": {"synthetic": 0.011, "real": 0.01},
+            "near": {"synthetic": 0.02, "low": 0.011, "real": 0.01},
             "dcr": {"share": 54.0, "low": 53.0, "high": 55.0, "real": 53.5},
             "membership": {"auc": 0.54, "low": 0.532, "high": 0.55, "real": 0.53},
         },
@@ -387,7 +387,7 @@ def test_gates_of_images_pass_when_all_is_well_and_measure_against_real_images()
     "path",
     [
         ("fidelity", "spaces", "learnt", "coverage", "synthetic"),
-        ("privacy", "near", "synthetic"),
+        ("privacy", "near", "low"),
         ("privacy", "near", "real"),
         ("privacy", "dcr", "real"),
         ("privacy", "membership", "real"),
