@@ -17,7 +17,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,21 @@ class Done:
     cached: bool
     seconds: float
     cpu_seconds: float
+
+
+@dataclass
+class Found:
+    """The finished stages that `looking` met, and whether none was missing."""
+
+    folders: list[Path] = field(default_factory=list)
+    complete: bool = False
+
+
+class Missing(Exception):
+    """A stage is not there, and is only looked for."""
+
+
+search: ContextVar[Found | None] = ContextVar("search", default=None)
 
 
 def home() -> Path:
@@ -68,8 +84,13 @@ def stage(
     """
     key = keyed(name, inputs, code)
     folder, partial = root / key, root / f"{key}.partial"
+    found = search.get()
     if (known := intact(folder)) is not None:
+        if found:
+            found.folders.append(folder)
         return Done(folder, True, known["seconds"], known["cpu_seconds"])
+    if found:
+        raise Missing(key)
     shutil.rmtree(folder, ignore_errors=True)
     if not resumes:
         shutil.rmtree(partial, ignore_errors=True)
@@ -82,6 +103,20 @@ def stage(
     write_json(partial / "stage.json", {"stage": name, "inputs": inputs, **cost, "files": files})
     os.rename(partial, folder)
     return Done(folder, False, **cost)
+
+
+@contextmanager
+def looking() -> Iterator[Found]:
+    """Meanwhile no stage works: the finished ones are listed, and the first that is missing ends what is tried."""
+    found = Found()
+    token = search.set(found)
+    try:
+        yield found
+        found.complete = True
+    except Missing:
+        pass
+    finally:
+        search.reset(token)
 
 
 def retire(root: Path, keep: int) -> None:

@@ -28,7 +28,7 @@ from data import releases
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.sources import slug
-from flows import auto
+from flows import auto, cluster
 from flows.folders import Done, home, keyed, read_json, retire, run_folder
 from flows.job import Job, shown
 from flows.stages import (
@@ -160,7 +160,7 @@ def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, t
         raise BadInput(f"{path} is a model of {made_by['name']}, a yardstick whose rows are never published: sample from another model")
     dataset = name or (parent.dataset if parent else slug(path.absolute().name))
     tally = Tally(teller("sample"))
-    chunks = fitted.stream(rows, seed=seed, given=asked.given, where=asked.where, shares=asked.shares, tally=tally)
+    chunks = cluster.stream(fitted, rows, seed=seed, given=asked.given, where=asked.where, shares=asked.shares, tally=tally)
     writable(to, dataset)
     first = next(chunks)  # a condition that cannot be met is found here
     known = parent.manifest if parent else {}

@@ -22,7 +22,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
-from flows import auto, publishing, stages  # noqa: E402
+from flows import auto, cluster, publishing, stages  # noqa: E402
 from flows.folders import Done, run_folder  # noqa: E402
 from flows.job import Job  # noqa: E402
 
@@ -107,7 +107,7 @@ def publish(
 def synthesize(job: Job) -> publishing.Outcome:
     """A real table in, a judged synthetic release out. Returns the publishing.Outcome."""
     dataset = read(job)
-    with run_folder(dataset, waiting=stages.waiting(dataset)) as root:
+    with cluster.joined(), run_folder(dataset, waiting=stages.waiting(dataset)) as root:
         done: dict[str, Done] = {"prepare": ended(prepare(job, root))}
         prepared = done["prepare"].folder
         if auto.wanted(job):

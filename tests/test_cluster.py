@@ -1,0 +1,261 @@
+"""Work spread over Dask: the same rows and scores whoever makes them, a worker that dies loses nothing, and errors are one sentence."""
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data.errors import BadInput
+from data.schema import Dataset, Schema, Split
+from data.sources import read
+from evaluators import protocol
+from flows import cluster, publishing, stages
+from flows.cli import main
+from flows.job import Job
+from generators import fitted as fitting
+from generators.drawing import Tally
+from generators.registry import make
+
+ROOT = Path(__file__).parent.parent
+LOOSE = {"utility": -99, "detector": 1, "shape": 100, "trend": 100, "copies": 1, "dcr": 100, "membership": 1}
+SMALL = {"name": "tabular/made", "hidden": 8, "training": {"steps": 20, "patience": 0}}
+pytestmark = pytest.mark.xdist_group("cluster")
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """Two processes that a scheduler of their own knows."""
+    with cluster.dask().LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs="CRITICAL"
+    ) as found:
+        yield found.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def iris():
+    source = read("iris")
+    return Dataset.of(source.table, Schema.infer(source.table, target="target"))
+
+
+@pytest.fixture(scope="module")
+def model(iris):
+    return make("tabular/made", {"hidden": 8, "training": {"steps": 20, "patience": 0}}).fit(iris, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ALFAR_CLUSTER", raising=False)
+
+
+def written(model, n, path, **asked):
+    """The digest of the file that a stream makes, and what came of the draws."""
+    tally = Tally()
+    stages.write_stream(cluster.stream(model, n, seed=3, tally=tally, **asked), path, n)
+    return hashlib.sha256(path.read_bytes()).hexdigest(), tally.to_json()
+
+
+# ---- shards
+
+
+@pytest.mark.parametrize("asked", [{}, {"where": '"sepal length (cm)" > 6'}, {"shares": ("target", {"setosa": 0.5})}])
+def test_ranges_of_chunks_are_the_whole_stream(model, monkeypatch, asked):
+    monkeypatch.setattr(fitting, "CELLS", 50 * model.codec.cells)
+    whole = [chunk.table for chunk in model.stream(520, seed=1, **asked)]
+    parts = [chunk.table for only in (range(4), range(4, 9), range(9, 11)) for chunk in model.stream(520, seed=1, only=only, **asked)]
+    assert model.chunk == 50
+    assert len(whole) == 11
+    assert pa.concat_tables(parts).equals(pa.concat_tables(whole))
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"where": '"sepal length (cm)" > 6 and "petal width (cm)" < 1.6'}, {"shares": ("target", {"setosa": 0.5})}]
+)
+def test_workers_make_the_same_file(model, workers, tmp_path, asked):
+    n = 5 * model.chunk + 7
+    here = written(model, n, tmp_path / "here.parquet", **asked)
+    with cluster.joined(workers):
+        assert written(model, n, tmp_path / "there.parquet", **asked) == here
+
+
+def test_what_must_not_repeat_is_drawn_in_one_place(iris, workers):
+    from data.constraints import constrain
+
+    table = iris.table.append_column("number", pa.array(range(len(iris))))
+    data = constrain(
+        Dataset.of(table, Schema.infer(table, target="species", kinds={"number": "integer"})), [{"unique": ["number", "target"]}]
+    )
+    model = make("tabular/marginal", {}).fit(data, seed=0)
+    with cluster.joined(workers):
+        tables = [chunk.table for chunk in cluster.stream(model, 100, seed=3, tally=Tally())]
+    assert pa.concat_tables(tables).equals(pa.concat_tables([chunk.table for chunk in model.stream(100, seed=3)]))
+
+
+def test_a_killed_worker_loses_nothing(model, workers, tmp_path):
+    n = 60 * model.chunk
+    here = written(model, n, tmp_path / "here.parquet")[0]
+    with cluster.joined(workers):
+        joined = cluster.current.get()
+        victim = next(iter(joined.client.run(os.getpid).values()))
+        rows = cluster.stream(model, n, seed=3, tally=Tally())
+
+        def interrupted():
+            for number, chunk in enumerate(rows):
+                yield chunk
+                if number == 8:
+                    os.kill(victim, signal.SIGKILL)
+
+        stages.write_stream(interrupted(), tmp_path / "there.parquet", n)
+        assert victim not in joined.client.run(os.getpid).values()
+    assert hashlib.sha256((tmp_path / "there.parquet").read_bytes()).hexdigest() == here
+
+
+def test_few_parts_are_under_way_however_many_there_are(workers):
+    asked = []
+
+    def items():
+        for number in range(100):
+            asked.append(number)
+            yield (number,)
+
+    with cluster.joined(workers):
+        results = cluster.current.get().spread(cluster.same, items())
+        assert next(results) == 0
+        assert len(asked) <= cluster.AHEAD * 2
+        assert list(results) == list(range(1, 100))
+
+
+# ---- judges, candidates, releases
+
+
+def test_judges_say_the_same(iris, workers):
+    held = iris.take(np.arange(0, 150, 3))
+    ground = protocol.grounds(Split(iris, held), 0, None)
+    judges = protocol.judges_of(iris.schema, None)
+    fits = [(name, data) for name in judges for data in (iris, iris.take(np.arange(100)))]
+    here = protocol.beside(judges, fits, ground, 0)
+    with cluster.joined(workers):
+        there = cluster.scoring(judges, fits, ground, 0)
+    assert [{k: v.tolist() for k, v in scores.items()} for scores in there] == [
+        {k: v.tolist() for k, v in scores.items()} for scores in here
+    ]
+
+
+def test_candidates_are_made_by_workers_once(workers, tmp_path, monkeypatch):
+    job = Job.of({"source": "iris", "rows": 60})
+    diverging = {**SMALL, "training": {"steps": 20, "learning_rate": 1e30}}
+    jobs = [job.model_copy(update={"generator": one, "seed": 4}) for one in (SMALL, {"name": "tabular/marginal"}, diverging)]
+    scores = []
+    for place in ("here", "there"):
+        root = tmp_path / place
+        root.mkdir()
+        prepared = stages.prepare(stages.plan(job), root).folder
+        referred = stages.refer(job, root, prepared).folder
+        if place == "there":
+            with cluster.joined(workers):
+                made = list(cluster.candidates(jobs, root, prepared, referred))
+                assert made[:2] == [None, None]
+                assert "loss" in made[2]
+                monkeypatch.setattr(cluster, "filled", None)
+                assert list(cluster.candidates(jobs[:2], root, prepared, referred)) == [None, None]
+            assert all(stages.fit(one, root, prepared).cached for one in jobs[:2])
+        scores.append([stages.candidate(one, root, prepared, referred)["scores"] for one in jobs[:2]])
+    assert scores[0] == scores[1]
+
+
+class Noon(datetime):
+    """A clock that stands still, so that files are the same byte for byte."""
+
+    @classmethod
+    def now(cls, zone=UTC):
+        return cls(2026, 1, 1, 12, tzinfo=zone)
+
+
+def test_a_release_is_the_same_whatever_the_workers(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(publishing, "datetime", Noon)
+    found = []
+    for number, spec in enumerate((None, "1", workers)):
+        monkeypatch.setenv("ALFAR_HOME", str(tmp_path / f"home{number}"))
+        job = Job.of({"source": "iris", "generator": SMALL, "gates": LOOSE, "to": f"out{number}", "rows": 40_000, "seed": 1})
+        with cluster.joined(spec):
+            manifest = publishing.synthesize(job).manifest
+        found.append(({f["path"]: f["sha256"] for f in manifest["files"] if f["path"].startswith("data/")}, manifest["scores"]["utility"]))
+    assert found[0] == found[1] == found[2]
+
+
+# ---- what is wrong
+
+
+@pytest.mark.parametrize("spec", ["0", "2000", "localhost", "tcp://host", "http://host:80", "tcp://a b:1"])
+def test_what_is_no_address_is_refused(spec):
+    with pytest.raises(BadInput, match="--cluster"), cluster.joined(spec):
+        pass
+
+
+def test_an_address_where_nobody_answers_is_one_sentence(model, tmp_path, capsys):
+    model.save(tmp_path / "model")
+    began = time.monotonic()
+    assert main(["sample", "model", "--rows", "5", "--cluster", "tcp://127.0.0.1:9"]) == 2
+    assert time.monotonic() - began < 3 * cluster.ANSWER_SECONDS
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said == ["alfar: nobody answers as a Dask scheduler at tcp://127.0.0.1:9: start one there with `dask scheduler`"]
+    assert not (tmp_path / "releases").exists()
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(BadInput, match=r"pip install 'alfar\[dask\]'"), cluster.joined("2"):
+        pass
+
+
+def test_a_cluster_without_workers_is_refused():
+    with (
+        cluster.dask().LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as empty,
+        pytest.raises(BadInput, match="has no workers"),
+        cluster.joined(empty.scheduler_address),
+    ):
+        pass
+
+
+def test_other_versions_are_refused(workers, monkeypatch):
+    here = {**cluster.about(), "torch": "1.0"}
+    monkeypatch.setattr(cluster, "about", lambda: here)
+    with pytest.raises(BadInput, match=r"has torch .* instead of 1\.0"), cluster.joined(workers):
+        pass
+
+
+def test_a_job_file_cannot_name_a_cluster():
+    with pytest.raises(BadInput, match="no key 'cluster'"):
+        Job.of({"source": "iris", "cluster": "tcp://host:8786"})
+
+
+def test_what_fails_on_a_worker_is_told_without_its_arguments():
+    assert cluster.attempt(cluster.about(), int, "x")[0] == "failed"
+    assert cluster.attempt(cluster.about(), cluster.opened, b"secret rows")[0] == "failed"
+    assert "secret" not in cluster.attempt(cluster.about(), cluster.opened, b"secret rows")[1]
+
+
+@pytest.mark.parametrize("path", ["../fit-0123456789ab/x", "/etc/fit-0123456789ab", "fit-0123456789ab/../../x", "lock", "fit/x"])
+def test_workers_write_stages_only(tmp_path, path):
+    with pytest.raises(BadInput, match="no stage"):
+        cluster.unpack({path: b""}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_come_back_as_they_were(iris):
+    again = cluster.opened(cluster.packed(iris))
+    assert again.schema == iris.schema
+    assert again.table.equals(iris.table, check_metadata=True)
+
+
+def test_only_one_module_knows_dask():
+    for path in [p for package in ("data", "generators", "evaluators", "flows") for p in (ROOT / package).rglob("*.py")]:
+        assert path.name == "cluster.py" or "distributed" not in path.read_text(), path
