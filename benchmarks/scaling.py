@@ -51,9 +51,8 @@ def rows(n: int, folder: Path) -> None:
     from generators.drawing import Tally
 
     publishing.datetime = Noon
-    print(
-        "| workers | rows | s to join | s to draw and write | rows/s | s for the release | digest of its data |\n|---|---:|---:|---:|---:|---:|---|"
-    )
+    print("| workers | rows | s to join | s to draw and write | rows/s | s for the release | digest of its data |")
+    print("|---|---:|---:|---:|---:|---:|---|")
     for spec in SPECS:
         began = time.perf_counter()
         with cluster.joined(spec):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from dask import config
 
 from data.errors import BadInput
 from data.schema import Dataset, Schema, Split
@@ -23,14 +24,25 @@ from generators import fitted as fitting
 from generators.drawing import Tally
 from generators.registry import make
 
+CELLS = 5_000
 ROOT = Path(__file__).parent.parent
 LOOSE = {"utility": -99, "detector": 1, "shape": 100, "trend": 100, "copies": 1, "dcr": 100, "membership": 1}
 SMALL = {"name": "tabular/made", "hidden": 8, "training": {"steps": 20, "patience": 0}}
 pytestmark = pytest.mark.xdist_group("cluster")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_chunks(tmp_path_factory):
+    """Here, and in every worker that a test starts, so that few rows are many chunks."""
+    code = tmp_path_factory.mktemp("preload") / "small.py"
+    code.write_text(f"from generators import fitted\n\nfitted.CELLS = {CELLS}\n")
+    with pytest.MonkeyPatch.context() as patch, config.set({"distributed.worker.preload": [str(code)]}):
+        patch.setattr(fitting, "CELLS", CELLS)
+        yield
+
+
 @pytest.fixture(scope="module")
-def workers():
+def workers(small_chunks):
     """Two processes that a scheduler of their own knows."""
     with cluster.dask().LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs="CRITICAL"
@@ -91,7 +103,7 @@ def test_what_must_not_repeat_is_drawn_in_one_place(iris, workers):
 
     table = iris.table.append_column("number", pa.array(range(len(iris))))
     data = constrain(
-        Dataset.of(table, Schema.infer(table, target="species", kinds={"number": "integer"})), [{"unique": ["number", "target"]}]
+        Dataset.of(table, Schema.infer(table, target="target", kinds={"number": "integer"})), [{"unique": ["number", "target"]}]
     )
     model = make("tabular/marginal", {}).fit(data, seed=0)
     with cluster.joined(workers):
@@ -184,7 +196,7 @@ def test_a_release_is_the_same_whatever_the_workers(workers, tmp_path, monkeypat
     found = []
     for number, spec in enumerate((None, "1", workers)):
         monkeypatch.setenv("ALFAR_HOME", str(tmp_path / f"home{number}"))
-        job = Job.of({"source": "iris", "generator": SMALL, "gates": LOOSE, "to": f"out{number}", "rows": 40_000, "seed": 1})
+        job = Job.of({"source": "iris", "generator": SMALL, "gates": LOOSE, "to": f"out{number}", "rows": 9_000, "seed": 1})
         with cluster.joined(spec):
             manifest = publishing.synthesize(job).manifest
         found.append(({f["path"]: f["sha256"] for f in manifest["files"] if f["path"].startswith("data/")}, manifest["scores"]["utility"]))
