@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,24 @@ def headline(manifest: Mapping[str, Any]) -> str:
     return f"{metric} {judge['synthetic'][metric]['mean']:.3f} (real {judge['real'][metric]['mean']:.3f})"
 
 
+def guarantee(privacy: Mapping[str, Any]) -> str:
+    """What a fit under epsilon promises, what it does not, and what its source has spent."""
+    ledger = privacy["ledger"]
+    budget = f" of a budget of {ledger['budget']:g}" if ledger["budget"] is not None else ""
+    fits = "one fit" if ledger["fits"] == 1 else f"{ledger['fits']} fits"
+    return (
+        f"Differential privacy: the model's weights and shares, and so its rows, are ({privacy['epsilon']:g}, "
+        f"{privacy['delta']:.1e})-private with regard to adding or removing one training row. Not covered: the schema, "
+        "where quantities are cut, which categories are kept, and the scores, which are measured on real rows. "
+        f"{fits} to this source spent epsilon {ledger['epsilon']:g}{budget}, "
+        f"delta {ledger['delta']:.1e}."
+    )
+
+
 def card(manifest: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """The dataset card: Hugging Face's front matter, then what this is, its columns and how to read it."""
     name, line = manifest["dataset"], headline(manifest)
-    columns = [f"| {_cell(c['name'])} | {c['kind']} | {_cell(c['type'])} |" for c in schema["columns"]]
+    columns = [f"| {plain(c['name'])} | {c['kind']} | {plain(c['type'])} |" for c in schema["columns"]]
     gates = [f"- {g['name']}: {'passed' if g['passed'] else 'failed'}" for g in manifest.get("gates", [])]
     return f"""---
 pretty_name: {name} (synthetic)
@@ -44,11 +59,13 @@ datasets.load_dataset(".")
 | column | kind | type |
 |---|---|---|
 {chr(10).join(columns)}
+{chr(10).join(["", "## Privacy", "", guarantee(manifest["privacy"]), ""]) if "privacy" in manifest else ""}\
 {chr(10).join(["", "## Gates", "", *gates, ""]) if gates else ""}"""
 
 
-def _cell(text: object) -> str:
-    return str(text).replace("|", "\\|")
+def plain(text: object) -> str:
+    """Text as Markdown shows it and takes nothing in it for a mark: no tag, link, cell or line of its own."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", " ".join(str(text).split()))
 
 
 def _modality(schema: Mapping[str, Any]) -> str:

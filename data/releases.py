@@ -4,7 +4,8 @@
     <root>/<dataset>/LATEST       the current version's name
     <root>/_staging/              what is being written        <root>/_quarantine/<dataset>/<time>/   what its gates rejected
 
-Versions v1, v2, … never change. Rows are written below `_staging` on the same file system, then renamed.
+Versions v1, v2, … never change. Rows are written below `_staging` on the same file system, then renamed. Where `<root>` is the URL of an
+object store (`data.stores`), they are written on this machine, copied, and `_SUCCESS` is copied last: what lacks it is no release.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import pyarrow.parquet as pq
 from data.card import card, headline
 from data.errors import BadInput
 from data.schema import Dataset
+from data.stores import Place, Remote, deliver, place, spool
 
 ROW_GROUP = 100_000
 IMAGE_ROW_GROUP = 100
@@ -39,14 +41,21 @@ _open: set[Path] = set()  # the staging folders of this process
 
 
 @contextmanager
-def staging(root: Path | str, dataset: str) -> Iterator[Path]:
-    """An empty folder below `<root>/_staging` to write a release of `dataset` in; gone afterwards unless it was published.
+def staging(root: Place | str, dataset: str) -> Iterator[Path]:
+    """An empty folder of this machine to write a release of `dataset` in; gone afterwards unless it was published.
 
-    Its name carries the owner, host and process, so that `sweep` can tell what a killed run left. BadInput: not writable.
+    Its name carries the owner, host and process, so that `sweep` can tell what a killed run left. BadInput: `root` is not writable.
     """
     check_name(dataset)
-    folder = Path(root) / "_staging" / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
-    with writing(Path(root)):
+    home = place(root)
+    for name in ("_staging", "_quarantine", f"_quarantine/{dataset}", dataset):
+        inside(home, home / name)
+    folder = workshop(home) / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
+    if isinstance(home, Remote):
+        trial = home / "_staging" / folder.name
+        trial.write_text("")
+        trial.unlink()
+    with writing(folder.parent):
         folder.mkdir(parents=True)
     _open.add(folder)
     try:
@@ -56,12 +65,25 @@ def staging(root: Path | str, dataset: str) -> Iterator[Path]:
         _open.discard(folder)
 
 
-def sweep(root: Path | str) -> list[Path]:
-    """Remove what runs that are gone left in `<root>/_staging`; returns what was removed."""
-    gone = [folder for folder in (Path(root) / "_staging").glob("*") if abandoned(folder)]
+def workshop(home: Place) -> Path:
+    """Where releases are made ready: on the file system of what is published, or on this machine."""
+    return home / "_staging" if isinstance(home, Path) else spool()
+
+
+def sweep(root: Place | str) -> list[Place]:
+    """Remove what runs that are gone left unfinished; returns what was removed."""
+    home = place(root)
+    gone = [folder for folder in workshop(home).glob("*") if abandoned(folder)]
     for folder in gone:
         shutil.rmtree(folder, ignore_errors=True)
-    return gone
+    if isinstance(home, Path):
+        return [*gone]
+    half = [
+        f for f in home.glob("*/v*") if _number(f.name) and not _marked(f) and (at := f.changed()) and time.time() - at.timestamp() > STALE
+    ]
+    for version in half:
+        version.remove()
+    return [*gone, *half]
 
 
 def abandoned(folder: Path) -> bool:
@@ -152,38 +174,41 @@ def _too_few(missing: int) -> Dataset:
     raise ValueError(f"the generator stopped early: at least {missing or 1:,} rows are missing")
 
 
-def publish(staged: Path, root: Path | str, dataset: str, manifest: Mapping[str, Any], *, at: datetime) -> Path:
+def publish(staged: Path, root: Place | str, dataset: str, manifest: Mapping[str, Any], *, at: datetime) -> Place:
     """Make a staged folder the next version of `dataset` and its current one; returns the version's folder.
 
-    `manifest` is completed by dataset, version, time, rows and files (path, bytes, sha256, rows). Nothing is visible before the
-    one rename; LATEST never moves backwards. BadInput when the destination cannot be written.
+    `manifest` is completed by dataset, version, time, rows and files (path, bytes, sha256, rows). Nothing is believed before the
+    one rename, or the mark that is copied last; LATEST never moves backwards. BadInput when the destination cannot be written.
     """
     check_name(dataset)
-    home = Path(root) / dataset
+    home = place(root) / dataset
     with writing(home):
         home.mkdir(parents=True, exist_ok=True)
         with locked(home):
-            number = max([_number(name) for name in os.listdir(home)] + [_number(latest(home) or "")]) + 1
+            number = max([_number(f.name) for f in home.iterdir()] + [_number(latest(home) or "")]) + 1
             files = described(staged)
             while not moved(staged, home / f"v{number}", dataset, manifest, files, at, "_SUCCESS"):
-                number += 1  # another publisher, on a file system without locks, took this number
+                number += 1  # another publisher, where there are no locks, took this number
             if number > _number(latest(home) or ""):
                 point(home, number)
+            if isinstance(home, Remote) and complete(home)[-1] > number:
+                point(home, complete(home)[-1])  # a newer one was published meanwhile
     return home / f"v{number}"
 
 
-def rollback(root: Path | str, dataset: str, version: str | None = None) -> Release:
+def rollback(root: Place | str, dataset: str, version: str | None = None) -> Release:
     """Make an older version the current one again: the one before it, unless it is named. Nothing is removed.
 
     BadInput when there is no such version, or when it is not as it was published.
     """
     check_name(dataset)
-    home = Path(root) / dataset
+    home = place(root) / dataset
+    inside(place(root), home)
     if not home.is_dir():
         raise BadInput(f"nothing is published as {dataset!r} in {root}: see alfar releases")
     with writing(home), locked(home):
         current = _number(latest(home) or "")
-        numbers = sorted(_number(f.name) for f in home.glob("v*") if _number(f.name) and _marked(f) == "_SUCCESS")
+        numbers = complete(home)
         wanted = _number(version) if version is not None else max((n for n in numbers if n < current), default=0)
         if wanted not in numbers:
             which = f"no complete version {version[:20]!r}" if version is not None else f"no version before v{current}"
@@ -193,33 +218,51 @@ def rollback(root: Path | str, dataset: str, version: str | None = None) -> Rele
     return found
 
 
-def retire(root: Path | str, dataset: str, keep: int) -> list[str]:
+def retire(root: Place | str, dataset: str, keep: int) -> list[str]:
     """Remove all versions but the newest `keep` and the current one; the names of what was removed.
 
     A reader who has a removed version open keeps what it has open; nobody finds half a version.
     """
-    home = Path(root) / dataset
+    home = place(root) / dataset
     with writing(home), locked(home):
-        numbers = sorted((_number(f.name) for f in home.glob("v*") if _number(f.name)), reverse=True)
-        old = [n for n in numbers[keep:] if n != _number(latest(home) or "")]
+        old = [n for n in complete(home)[::-1][keep:] if n != _number(latest(home) or "")]
         for number in old:
+            version = home / f"v{number}"
+            if isinstance(version, Remote):
+                (version / "_SUCCESS").unlink()
+                version.remove()
+                continue
             with staging(root, dataset) as grave:
-                os.rename(home / f"v{number}", grave / "retired")
+                os.rename(version, grave / "retired")
     return [f"v{number}" for number in old]
 
 
-def point(home: Path, number: int) -> None:
+def complete(home: Place) -> list[int]:
+    """The numbers of a dataset's complete versions, from old to new."""
+    return sorted(_number(f.name) for f in home.glob("v*") if _number(f.name) and _marked(f) == "_SUCCESS")
+
+
+def point(home: Place, number: int) -> None:
     """LATEST says this version, at once."""
-    _write(home / ".LATEST", f"v{number}\n")
-    os.replace(home / ".LATEST", home / "LATEST")
-    sync(home)
+    if isinstance(home, Remote):
+        (home / "LATEST").write_text(f"v{number}\n")
+    else:
+        replaced(home / "LATEST", f"v{number}\n")
 
 
-def quarantine(staged: Path, root: Path | str, dataset: str, manifest: Mapping[str, Any], reasons: Sequence[str]) -> Path:
+def replaced(path: Path, text: str) -> None:
+    """A small file that is there whole, as it was or as it is now."""
+    fresh = path.with_name(f".{path.name}")
+    _write(fresh, text)
+    os.replace(fresh, path)
+    sync(path.parent)
+
+
+def quarantine(staged: Path, root: Place | str, dataset: str, manifest: Mapping[str, Any], reasons: Sequence[str]) -> Place:
     """Keep a rejected release aside with the reasons, in `<root>/_quarantine/<dataset>/<UTC time>`; what is published stays."""
     check_name(dataset)
     now = datetime.now(UTC)
-    home = Path(root) / "_quarantine" / dataset
+    home = place(root) / "_quarantine" / dataset
     with writing(home):
         home.mkdir(parents=True, exist_ok=True)
         files, number = described(staged), 0
@@ -231,9 +274,9 @@ def quarantine(staged: Path, root: Path | str, dataset: str, manifest: Mapping[s
 
 
 def moved(
-    staged: Path, target: Path, dataset: str, manifest: Mapping[str, Any], files: list[dict[str, Any]], at: datetime, mark: str
+    staged: Path, target: Place, dataset: str, manifest: Mapping[str, Any], files: list[dict[str, Any]], at: datetime, mark: str
 ) -> bool:
-    """Complete a staged folder (card, manifest, mark last), make it durable and rename it; False when the target is taken."""
+    """Complete a staged folder (card, manifest, mark last), make it durable and rename or copy it; False when the target is taken."""
     if target.exists():
         return False
     full = {**manifest, "dataset": dataset, "version": target.name, "created": at.astimezone(UTC).isoformat(timespec="seconds")}
@@ -242,8 +285,10 @@ def moved(
     full["files"] = [*files, entry(staged, staged / "README.md")]
     _write(staged / "release.json", json.dumps(full, indent=1, ensure_ascii=False) + "\n")
     _write(staged / mark, sha256(staged / "release.json") + "\n")
-    for place, _, names in os.walk(staged, topdown=False):
-        for path in [*(Path(place) / name for name in names), Path(place)]:
+    if isinstance(target, Remote):
+        return deliver(staged, target, mark)
+    for inner, _, names in os.walk(staged, topdown=False):
+        for path in [*(Path(inner) / name for name in names), Path(inner)]:
             sync(path)
     try:
         os.rename(staged, target)
@@ -284,8 +329,14 @@ def check_name(dataset: str) -> None:
         raise BadInput(f"the dataset name {dataset[:80]!r} must be 1 to 60 of a-z, 0-9, _ and -, beginning with a letter or digit")
 
 
+def inside(root: Place, path: Place) -> None:
+    """BadInput when a link leads from a folder below the destination to one outside of it; an object store has no links."""
+    if isinstance(path, Path) and isinstance(root, Path) and not path.resolve().is_relative_to(root.resolve()):
+        raise BadInput(f"{path} is a link that leads out of {root}: nothing is written there; remove the link")
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Place) -> Iterator[None]:
     """Errors of the file system as one sentence."""
     try:
         yield
@@ -295,8 +346,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One publisher of a dataset at a time; the lock falls with the process."""
+def locked(folder: Place) -> Iterator[None]:
+    """One publisher of a dataset at a time; the lock falls with the process. In a store there is none: claims decide who gets a number."""
+    if isinstance(folder, Remote):
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: the rename still decides who gets a number
@@ -306,7 +360,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def latest(home: Path) -> str | None:
+def latest(home: Place) -> str | None:
     """What `<home>/LATEST` says, if it stands for a version."""
     try:
         name = (home / "LATEST").read_text(encoding="utf-8").strip()
@@ -324,10 +378,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Place) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def size(path: Place) -> int:
+    """Bytes of a file."""
+    return path.stat().st_size if isinstance(path, Path) else path.size()
 
 
 def _number(version: str) -> int:
@@ -345,7 +404,7 @@ def _write(path: Path, text: str) -> None:
 class Release:
     """A published (or quarantined) folder and its manifest."""
 
-    folder: Path
+    folder: Place
     manifest: Mapping[str, Any]
     dataset: str
     version: str  # v3; for a quarantined release its time
@@ -353,7 +412,7 @@ class Release:
     created: datetime
 
     @classmethod
-    def of(cls, folder: Path, manifest: Mapping[str, Any]) -> Release:
+    def of(cls, folder: Place, manifest: Mapping[str, Any]) -> Release:
         """A folder with its manifest. KeyError, TypeError or ValueError when the manifest lacks what a release has."""
         for file in manifest["files"]:
             _ = file["path"], file["bytes"], file["sha256"]
@@ -376,12 +435,12 @@ class Release:
         return headline(self.manifest)
 
     @property
-    def data(self) -> Path:
+    def data(self) -> Place:
         """The folder that readers of parquet are pointed at: it holds nothing else."""
         return self.folder / "data"
 
     @property
-    def model(self) -> Path:
+    def model(self) -> Place:
         """The folder of the fitted model, which need not exist."""
         return self.folder / "model"
 
@@ -390,23 +449,22 @@ class Release:
         listed = {f["path"]: f for f in self.manifest["files"]}
         for name, facts in listed.items():
             path = self.folder / name
-            if not path.resolve().is_relative_to(self.folder.resolve()):
+            if not path.resolve().is_relative_to(self.folder.resolve()):  # type: ignore[arg-type]
                 raise BadInput(f"{self.folder}: the manifest names a file outside the release")
-            if not path.is_file() or path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
+            if not path.is_file() or size(path) != facts["bytes"] or sha256(path) != facts["sha256"]:
                 raise BadInput(f"{path} is missing or not as it was published: take another copy of the release")
         if extra := sorted({f"data/{p.name}" for p in self.data.iterdir()} - set(listed)):
             raise BadInput(f"{self.folder / extra[0]} does not belong to the release: remove it")
 
 
-def open_release(path: Path | str, *, verify: bool = False) -> Release:
+def open_release(path: Place | str, *, verify: bool = False) -> Release:
     """The release in a version's folder, or the current one of a dataset's folder. BadInput for anything else."""
-    folder = Path(path)
+    folder = place(path)
     if not (folder / "release.json").is_file():
-        complete = sorted((f for f in folder.glob("v*") if _number(f.name) and _marked(f)), key=lambda f: _number(f.name))
         name = latest(folder)
-        if name is None and not complete:
+        if name is None and not (numbers := complete(folder)):
             raise BadInput(f"{folder} is not a release: give the folder of a dataset or of one of its versions")
-        folder = folder / name if name else complete[-1]
+        folder = folder / (name or f"v{numbers[-1]}")
     if not _marked(folder):
         raise BadInput(f"{folder} is not a complete release: it lacks _SUCCESS")
     try:
@@ -422,15 +480,15 @@ def open_release(path: Path | str, *, verify: bool = False) -> Release:
     return release
 
 
-def releases(root: Path | str) -> list[Release]:
+def releases(root: Place | str) -> list[Release]:
     """All complete releases below `root`, by dataset and version; what is half there or damaged is not listed."""
     found = []
-    for folder in Path(root).glob("*/v*"):
+    for folder in place(root).glob("*/v*"):
         if folder.parent.name[0] not in "._" and _number(folder.name) and _marked(folder) == "_SUCCESS":
             with suppress(BadInput):
                 found.append(open_release(folder))
     return sorted(found, key=lambda r: (r.dataset, r.number))
 
 
-def _marked(folder: Path) -> str:
+def _marked(folder: Place) -> str:
     return next((mark for mark in ("_SUCCESS", "_REJECTED") if (folder / mark).is_file()), "")

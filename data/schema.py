@@ -130,7 +130,8 @@ def sound(column: Column) -> Column:
         raise TypeError(column.name)
     if math.prod(column.size or ()) > LARGEST:
         raise ValueError(column.name)
-    cast(pa.chunked_array([column.categories], pa.string()), pa.int64() if column.kind == "mask" else column.arrow)
+    if column.categories:
+        cast(pa.chunked_array([column.categories], pa.string()), pa.int64() if column.kind == "mask" else column.arrow)
     return column
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ class Thresholds:
     leaks: float = 0.01  # most share of texts with an e-mail address, long number or rare name of train, beyond the real reference
     dcr: float = 52.0  # most percent of rows nearer to train than to held-out rows, for the low end of its interval
     membership: float = 0.53  # most area of membership inference, for the low end of its interval
+    informed: float = 0.55  # the same by a classifier that knows of other rows whether they are members
+    singling: float = 0.1  # most risk of being singled out beyond that of held-out rows, for the low end of its interval
+    inference: float = 0.1  # most risk of a column being guessed beyond that of held-out rows, for the low end of its interval
 
 
 WHY = {
@@ -50,7 +53,15 @@ WHY = {
     "have them too.",
     "dcr": "Synthetic rows must not lie nearer to the rows they were learnt from than to rows never seen; 50 percent is ideal.",
     "membership": "Nobody should be able to guess from the synthetic rows who was in the training data; 0.5 is a blind guess.",
+    "informed": "Nor should somebody be able to guess it who knows of other people whether they were in the training data; "
+    "0.5 is a blind guess.",
+    "singling": "A condition that fits one synthetic row must not pick out a real person more often than one that never was in the "
+    "training data; this is the risk beyond that.",
+    "inference": "What is known of a training row must not let the rest of it be guessed from the synthetic rows better than it lets for "
+    "rows never seen; this is the risk beyond that.",
     "quality": "The files as written must hold what the schema promises: columns, types, ranges, categories, unique ids.",
+    "files": "Nothing that belongs to a single real row, such as an id, a rare value or an extreme one, may be read from the model, "
+    "the report, the card or the manifest.",
     "publishable": "Rows of some generators must never leave, whatever they score.",
 }
 
@@ -78,6 +89,13 @@ def check(scores: Mapping[str, Any], thresholds: Thresholds | None = None, *, pu
     return [g | {"why": re.sub(r"\brow", noun, g["why"])} for g in gates]
 
 
+def unread(found: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The gate of what `evaluators.leaks.search` found in the files of a release: nothing, or it fails and names files and columns."""
+    where = ", ".join(sorted({f"{leak['file']} (column {leak['column']})" for leak in found}))
+    why = WHY["files"] + (f" Found in {where}; model and report files that hold it were removed." if found else "")
+    return {"name": "files", "value": len(found), "limit": 0, "passed": not found, "why": why}
+
+
 def tables(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
     """The gates of fidelity and privacy for tables."""
     gates = [
@@ -87,6 +105,7 @@ def tables(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
         copied(scores, t),
         gate("dcr", at(scores, "privacy", "dcr", "low"), t.dcr),
         gate("membership", at(scores, "privacy", "membership", "low"), t.membership),
+        *(gate(name, at(scores, "privacy", "attacks", name, "low"), getattr(t, name)) for name in ("informed", "singling", "inference")),
     ]
     if at(scores, "fidelity", "pairs") == [] and at(scores, "fidelity", "shape", "synthetic") is not None:
         return [g for g in gates if g["name"] != "trend"]  # a single column, or constants only: there is no pair to judge

@@ -32,11 +32,14 @@ BATCH = 100  # rows in memory at a time
 INKS = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (240, 228, 66), (204, 121, 167), (86, 180, 233), (230, 159, 0), (130, 90, 60))
 
 
-def pictures(files: Sequence[Path], steps: Dataset | None = None, count: int = 1) -> dict[str, Any]:
-    """What the report shows of a release's files as written: `contact` sheets of their first rows, and `strip` of `steps` if given."""
+def pictures(files: Sequence[Path], steps: Dataset | None = None, count: int = 1, caption: str = "") -> dict[str, Any]:
+    """What the report shows of a release's files as written: `contact` sheets of their first rows, and `strip` of `steps` if given.
+
+    The `caption` stands under the strip in place of the usual one.
+    """
     schema = Schema.from_json(json.loads(pq.read_metadata(files[0]).metadata[b"alfar.schema"]))
     shown = contact(schema, islice(batches(files, schema), ROWS // BATCH))
-    return shown if steps is None else {**shown, "steps": strip(steps, count), "frames": count}
+    return shown if steps is None else {**shown, "steps": strip(steps, count), "frames": count, "caption": caption}
 
 
 def batches(files: Iterable[Path], schema: Schema) -> Iterator[Dataset]:

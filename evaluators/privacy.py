@@ -48,6 +48,7 @@ def privacy(
     membership  area under the curve of guessing from the distance to the nearest synthetic row whether a real row was trained on:
                 0.5 is best; "real": the same with one half of train in place of the synthetic rows and the other half queried
 
+    attacks     of tables: singling out, attribute inference and informed membership inference, as `evaluators.attacks.attacks` says
     distances   of images and texts: histogram of root mean squared distances to the nearest training row, {"edges", "synthetic", "real":
                 shares}, and "median_ratio", the synthetic median by that of test rows
     texts       of texts: what else they repeat, as `evaluators.overheard.overheard` says
@@ -55,6 +56,8 @@ def privacy(
     Distances are between at most `queries` rows and at most `references` rows, stated in "rows_used"; copies use every row. A check
     that cannot be made (a side without rows, no column with a distance) is None.
     """
+    from evaluators.attacks import attacks
+
     rng = np.random.default_rng([seed, 0x9217])
     schema = real_train.schema
     kind = judged_as(schema)
@@ -80,6 +83,8 @@ def privacy(
     from_test, from_made = (nearest(asked[name], at["train"])[0] for name in ("test", "synthetic"))
     if kind != "tabular":
         result |= {"distances": distances(from_test, from_made)}
+    else:
+        result |= {"attacks": attacks(train, test, made, seed=seed)}
     return result | {
         "near": near(from_test, from_made),
         "dcr": closest_record(asked["synthetic"], at["part"], at["test"]) | {"real": reference(schema, at, rng)},

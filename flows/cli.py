@@ -29,7 +29,8 @@ examples:
 exit codes: 0 done, 2 bad input, 3 not published because a gate failed, 130 stopped by Ctrl-C"""
 
 SOURCE = (
-    "a built-in dataset (alfar datasets), a file (.csv .tsv .jsonl .json .parquet .po .mo), a folder of parquet, images or .po, or a URL"
+    "a built-in dataset (alfar datasets), a file (.csv .tsv .jsonl .json .parquet .po .mo), a folder of parquet, images or .po, or a URL "
+    "of a database or an object store (s3://bucket/…)"
 )
 
 
@@ -87,6 +88,7 @@ def parser() -> Parser:
     run_ = add(run, "run", "learn a real table, sample rows, judge them and publish a release", "example: alfar run diamonds --rows 20000")
     run_.add_argument("source", metavar="SOURCE|JOB.yaml", help=f"{SOURCE}; or a job file, whose values the options override")
     run_.add_argument("--generator", metavar="NAME", help="who learns (alfar generators), or auto: the best of them within --minutes")
+    run_.add_argument("--preset", metavar="NAME", help="the generator's sizes: cpu-smoke, cpu or gpu (alfar show NAME)")
     run_.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the generator, e.g. training.steps=4000"
     )
@@ -100,9 +102,13 @@ def parser() -> Parser:
         metavar="RULE",
         help="what every row keeps, e.g. 'a <= b' or 'total = net + tax' or 'unique: a, b'; may be repeated",
     )
+    run_.add_argument("--epsilon", type=float, metavar="E", help="differential privacy of the fit: smaller is stricter, 1 to 8 is usual")
+    run_.add_argument(
+        "--epsilon-budget", type=float, metavar="E", help="stop before the fits to this source have spent more than this together"
+    )
     run_.add_argument("--gate", action="append", default=[], metavar="NAME=LIMIT", help="a threshold of the verdict, e.g. copies=0.01")
     run_.add_argument("--name", help="the name of the dataset that is published; from the source when left out")
-    run_.add_argument("--to", metavar="DIR", help="the folder of releases (default: releases)")
+    run_.add_argument("--to", metavar="DIR", help="the folder of releases, or its URL (s3://bucket/…) (default: releases)")
     spreading(run_)
 
     sample_ = add(
@@ -203,6 +209,7 @@ def reading(sub: Parser) -> None:
     sub.add_argument("--query", metavar="SQL", help="the query, when the source is a database URL")
     sub.add_argument("--delimiter", help="what separates the fields of a CSV file; detected when left out")
     sub.add_argument("--encoding", help="of a CSV file; detected when left out")
+    sub.add_argument("--sample", type=int, metavar="N", help="of a source with more rows, use so many at random (default: 2000000)")
     sub.add_argument("--size", metavar="N|WxH", help="bring images to this many pixels, e.g. 32 or 48x32")
     sub.add_argument(
         "--crop", action="store_true", default=None, help="cut images to the proportions of --size first; else they are stretched"
@@ -254,8 +261,10 @@ def show(options: argparse.Namespace) -> int:
     import inspect
     from dataclasses import fields
 
+    from flows.operate import flat
     from flows.screen import table
-    from generators.registry import get
+    from generators.presets import BATCH, LIKE, PRESETS, cost, example
+    from generators.registry import get, make, modality_of
 
     kind = get(options.name)
     print(f"{options.name}\n\n{inspect.getdoc(sys.modules[kind.__module__])}\n\n{inspect.getdoc(kind)}\n")
@@ -268,6 +277,15 @@ def show(options: argparse.Namespace) -> int:
     ]
     plain = [(name, value) for name, value in known if not hasattr(value, "__dataclass_fields__")]
     print(table([[f"  {name}", repr(value)] for name, value in plain + nested]) if known else "  no parameters")
+    if options.name in PRESETS:
+        data = example(modality_of(options.name))
+        rows = []
+        for preset, sizes in PRESETS[options.name].items():
+            parameters, flops = cost(make(options.name, sizes), data)
+            changes = ", ".join(f"{key}={value}" for key, value in flat(sizes).items()) or "as above"
+            rows.append([f"  {preset}", f"{parameters:,}", f"{flops / 1e6:,.1f}", changes])
+        print(f"\npresets, on {LIKE[modality_of(options.name)]}, in steps of {BATCH} rows:")
+        print(table(rows, ["  --preset", "parameters", "MFLOP a row and training step", "what they set"]))
     return 0
 
 
@@ -326,14 +344,14 @@ def diff(options: argparse.Namespace) -> int:
     """`alfar diff`"""
     from flows import operate
 
-    return operate.diff(Path(options.first), Path(options.second))
+    return operate.diff(options.first, options.second)
 
 
 def doctor(options: argparse.Namespace) -> int:
     """`alfar doctor`"""
     from flows import operate
 
-    return operate.doctor(Path(options.to))
+    return operate.doctor(options.to)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -349,7 +367,7 @@ def serve(options: argparse.Namespace) -> int:
 def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
     """What the options say, as a job file would; `file` names the job file that they override."""
     said = {**vars(options), **fixed}
-    named = ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "to")
+    named = ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "to", "epsilon", "epsilon_budget")
     values = {k: said[k] for k in named if said.get(k) is not None}
     path = Path(options.source)
     if path.suffix in (".yaml", ".yml"):
@@ -358,7 +376,7 @@ def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
         values = {**read_yaml(path), **values, "file": str(path)}
     else:
         values["source"] = {"spec": options.source}
-    source = {k: said[k] for k in ("query", "delimiter", "encoding", "size", "crop") if said.get(k) is not None}
+    source = {k: said[k] for k in ("query", "delimiter", "encoding", "size", "crop", "sample") if said.get(k) is not None}
     if source:
         known = values.get("source")
         values["source"] = {**(known if isinstance(known, dict) else {"spec": known}), **source}
@@ -371,8 +389,8 @@ def values_of(options: argparse.Namespace, **fixed: Any) -> dict[str, Any]:
         values["constraints"] = [*(values.get("constraints") or []), *map(rule, said["constraint"])]
     if options.drop:
         values["drop"] = [*(values.get("drop") or []), *options.drop]
-    if said.get("generator") or said.get("set"):
-        values["generator"] = recipe(values.get("generator"), said["generator"], said["set"])
+    if said.get("generator") or said.get("preset") or said.get("set"):
+        values["generator"] = recipe(values.get("generator"), said["generator"], said["preset"], said["set"])
     return values
 
 
@@ -399,10 +417,12 @@ def balanced(items: Sequence[str]) -> tuple[str, dict[str, float]] | None:
     return (columns[0], found) if items else None
 
 
-def recipe(known: Any, name: str | None, settings: list[str]) -> dict[str, Any]:
-    """A generator's name and parameters out of what the file says, --generator and --set."""
+def recipe(known: Any, name: str | None, preset: str | None, settings: list[str]) -> dict[str, Any]:
+    """A generator's name and parameters out of what the file says, --generator, --preset and --set."""
     base: dict[str, Any] = known if isinstance(known, dict) else {"name": known} if known else {}
     base = {"name": name} if name and name != base.get("name") else dict(base)
+    if preset:
+        base["preset"] = preset
     for key, value in pairs("--set", settings):
         *outer, last = key.split(".")
         place = base

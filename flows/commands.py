@@ -9,22 +9,27 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from data import releases as store
 from data import sources
+from data.environment import PASSWORD
 from data.errors import BadInput
 from data.images import measures
 from data.schema import Dataset
 from data.sources import images
+from data.stores import place, remote
 from flows import auto, cluster, publishing, screen, stages
 from flows.folders import read_json, run_folder
 from flows.job import Job, shown
+from flows.room import Room
 from flows.server import server
 
 FAILED = 3  # exit code: a gate failed
+MOVED = "ALFAR_PASSWORD"
 
 
 def run(values: dict[str, Any], spread: str | None = None) -> int:
@@ -44,8 +49,16 @@ def run(values: dict[str, Any], spread: str | None = None) -> int:
 
 
 def job_of(values: dict[str, Any]) -> Job:
-    """The job of a command line; errors name the job file when there is one."""
-    return Job.of({k: v for k, v in values.items() if k != "file"}, values.get("file", ""))
+    """The job of a command line; errors name the job file when there is one.
+
+    A password in a URL of the command line moves into the environment of this process: the job that goes to Prefect has its name.
+    """
+    file, source = values.get("file", ""), values.get("source")
+    spec = source.get("spec", "") if isinstance(source, dict) and not file else ""
+    if isinstance(source, dict) and (found := PASSWORD.search(spec)):
+        os.environ[MOVED] = unquote(found[2])
+        values = {**values, "source": {**source, "spec": PASSWORD.sub(rf"\1:${{{MOVED}}}@", spec)}}
+    return Job.of({k: v for k, v in values.items() if k != "file"}, file)
 
 
 def prefect() -> AbstractContextManager[None]:
@@ -73,10 +86,15 @@ def foretell(plan: stages.Plan) -> None:
     """Who will make what, how large, and how long it takes; tried out on this machine, once a job."""
     job, rows = plan.job, plan.job.rows or len(plan.real.train)
     with run_folder(plan.dataset, stages.waiting(plan.dataset)) as root:
-        found = read_json(stages.budget(job, root, stages.prepare(plan, root).folder).folder / "budget.json")
+        prepared = stages.prepare(plan, root).folder
+        done = stages.budget(job, root, prepared)
+    found, room = read_json(done.folder / "budget.json"), Room.of(job, prepared, plan.real.train.schema)
+    if not done.cached:
+        room.check()
     name = f"the best of {len(auto.candidates(job))} generators" if auto.wanted(job) else found["name"]
     total = sum(found["minutes"].values())
     print(f"  {name} will make {rows:,} rows; about {total:.1f} min in all on this machine: {spent(found['minutes'])}")
+    print(f"  it takes {room.text()}")
     if found["size"] or found.get("steps", 0) < found.get("wanted", 0):
         size = "".join(f"{key} {value}, " for key, value in found["size"].items())
         print(f"  in {job.minutes:g} min it learns with {size}{found['steps']:,} steps of the {found['wanted']:,} it would make")
@@ -113,7 +131,7 @@ def sample(model: str, rows: int, seed: int, asked: publishing.Asked, name: str 
     if seed < 0:
         raise BadInput(f"--seed is {seed}; it should be at least 0")
     with cluster.joined(spread), screen.progress():
-        outcome = publishing.resample(Path(model), rows, seed, asked, name, to)
+        outcome = publishing.resample(place(model), rows, seed, asked, name, to)
     print(f"{outcome.manifest['verdict'].upper()}: {rows:,} rows of {outcome.manifest['dataset']}")
     print(publishing.told(outcome.manifest["draws"]))
     if not outcome.passed:
@@ -128,7 +146,7 @@ def impute(model: str, source: str, seed: int, to: Path) -> int:
         raise BadInput(f"--seed is {seed}; it should be at least 0")
     if to.suffix != ".parquet" or to.is_dir() or not to.absolute().parent.is_dir():
         raise BadInput(f"--to is {str(to)!r}; it should be a .parquet file in a folder that exists")
-    fitted = stages.load(publishing.origin(Path(model))[0])
+    fitted = stages.load(publishing.origin(place(model))[0])
     table = sources.read(source).table
     data = Dataset.of(table, fitted.schema)
     filled = fitted.impute(data, seed=seed).table
@@ -206,6 +224,8 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None,
     listed = [] if generators == "all" else [name.strip() for name in generators.split(",")]
     for name in listed:
         registry.get(name)
+    if to is not None and remote(to):
+        raise BadInput("compare writes its board on this machine: give --to a folder")
     if seeds < 1:
         raise BadInput(f"--seeds is {seeds}; it should be at least 1")
     plan = stages.plan(job)

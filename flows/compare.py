@@ -19,6 +19,7 @@ settings.prepare()
 from prefect import flow, task  # noqa: E402
 from prefect.artifacts import create_table_artifact  # noqa: E402
 
+from data.card import plain  # noqa: E402
 from flows import cluster, stages  # noqa: E402
 from flows.folders import keyed, run_folder, write_json  # noqa: E402
 from flows.job import Job  # noqa: E402
@@ -26,7 +27,7 @@ from flows.publishing import command  # noqa: E402
 from flows.screen import figure, table  # noqa: E402
 from flows.synthesize import ended, prepare, read, refer  # noqa: E402
 
-PRIVACY = ("copies", "near", "dcr", "membership", "spans", "leaks")
+PRIVACY = ("copies", "near", "dcr", "membership", "informed", "singling", "inference", "spans", "leaks")
 SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR and what it cost: key of a row, head, digits
     "table": (("detector", "detector", 3), ("shape", "shape %", 2), ("trend", "trend %", 2), ("dcr", "dcr %", 1), ("copies", "copies", 4)),
     "image": (("kid", "KID", 3), ("coverage", "coverage", 3), ("agreement", "labels", 3), ("near", "near", 4), ("copies", "copies", 4)),
@@ -46,7 +47,7 @@ def candidate(job: Job, root: Path, prepared: Path, referred: Path) -> dict[str,
     return stages.candidate(job, root, prepared, referred)
 
 
-@flow(name="compare", flow_run_name="{job.source.spec}", persist_result=False)
+@flow(name="compare", flow_run_name="{job.source.shown}", persist_result=False)
 def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = None) -> tuple[dict[str, Any], Path]:
     """Fit every generator `seeds` times and rank them. Returns the leaderboard and the folder it was written to."""
     dataset = read(job)
@@ -68,8 +69,9 @@ def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = No
         board = ranked(dataset, rows) | {"target": job.target, "reproduce": again}
         folder = Path(to) if to else root / keyed("compare", {"job": job.digest, "generators": generators, "seeds": seeds}, ())
     write(board, folder)
+    cells = [["" if cell == "-" else plain(cell) for cell in line] for line in lines(board)]  # Prefect shows them as Markdown
     create_table_artifact(
-        [dict(zip(head(board), line, strict=True)) for line in lines(board)], key="leaderboard", description=f"Generators on {dataset}"
+        [dict(zip(head(board), line, strict=True)) for line in cells], key="leaderboard", description=f"Generators on {dataset}"
     )
     return board, folder
 
@@ -206,7 +208,8 @@ def write(board: Mapping[str, Any], folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "leaderboard.json", board)
-    marks = [f"| {' | '.join(cells)} |" for cells in (head(board), ["---"] * len(head(board)), *lines(board))]
+    cells = [head(board), ["---"] * len(head(board)), *([plain(cell) for cell in line] for line in lines(board))]
+    marks = [f"| {' | '.join(line)} |" for line in cells]
     title = f"# {board['dataset']}: {board['headline'] or 'no target'}"
     (folder / "leaderboard.md").write_text(
         "\n".join([title, "", *marks, "", f"Learnt on real rows: {figure(board['real'])}. Winner: {board['winner']}.", ""]),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -23,7 +24,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from data.stores import Place
+
 PROJECT = Path(__file__).parent.parent
+LARGEST_LOG = 10_000_000  # bytes, after which a log begins anew
+LOG = logging.getLogger("alfar")
+LOG.setLevel(logging.INFO)
+LOG.propagate = False  # `flows.journal` writes what is logged; without it nothing does
+LOG.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,11 @@ def stage(
     if (known := intact(folder)) is not None:
         if found:
             found.folders.append(folder)
+        LOG.info("found", extra={"stage": name})
         return Done(folder, True, known["seconds"], known["cpu_seconds"])
     if found:
         raise Missing(key)
+    LOG.info("resumed" if resumes and partial.is_dir() else "begun", extra={"stage": name})
     shutil.rmtree(folder, ignore_errors=True)
     if not resumes:
         shutil.rmtree(partial, ignore_errors=True)
@@ -102,6 +112,7 @@ def stage(
     files = {str(path.relative_to(partial)): digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
     write_json(partial / "stage.json", {"stage": name, "inputs": inputs, **cost, "files": files})
     os.rename(partial, folder)
+    LOG.info("done in %.1f s", cost["seconds"], extra={"stage": name})
     return Done(folder, False, **cost)
 
 
@@ -159,11 +170,21 @@ def code_digest(package: str) -> str:
     return sink.hexdigest()[:12]
 
 
+def append(path: Path, value: Any) -> None:
+    """One line of JSON at the end of a log, which begins anew at `LARGEST_LOG` bytes: the full one becomes `<name>.1`."""
+    with open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(value) + "\n")
+        file.flush()
+        if path.stat().st_size > LARGEST_LOG:
+            os.replace(path, path.with_name(f"{path.name}.1"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """JSON that people read."""
     path.write_text(json.dumps(value, indent=1))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """What `write_json` wrote."""
     return json.loads(path.read_text())

@@ -9,7 +9,7 @@ A job file is YAML:
     gates: {utility: 0.8}
     schedule: "0 2 * * *"
 
-A job file is not trusted: it may come from anybody, so nothing in it is expanded, imported or run.
+A job file is not trusted: it may come from anybody, so nothing in it is imported or run, but hooks where they are allowed (`flows.hooks`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from data.environment import PASSWORD
 from data.errors import BadInput, suggest
 from data.schema import Kind, Task
+from data.stores import place
+from generators.presets import resolved
 
 LARGEST = 1_000_000  # bytes of a job file
-SECRET = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -46,26 +48,20 @@ class Reading(BaseModel):
     encoding: str | None = Field(None, min_length=1, max_length=40, description="the encoding of a CSV file")
     size: int | str | None = Field(None, description="the pixels that images are brought to: 32, or 48x32 for width and height")
     crop: bool = Field(False, description="images are cut to the proportions of the size first, instead of being stretched to it")
+    sample: int = Field(2_000_000, ge=1000, description="rows that are used, drawn at random, of a source that has more")
 
-    @model_validator(mode="before")
-    @classmethod
-    def one_spec(cls, value: Any) -> Any:
-        """A plain string is the spec; `path`, `name` and `url` are three words for it."""
-        if isinstance(value, str):
-            return {"spec": value}
-        if not isinstance(value, Mapping) or "spec" in value:
-            return value
-        given = [key for key in ("path", "name", "url") if key in value]
-        if len(given) != 1:
-            raise ValueError("give exactly one of path, name and url")
-        return {"spec": value[given[0]], **{k: v for k, v in value.items() if k != given[0]}}
+    @property
+    def shown(self) -> str:
+        """The spec as others may see it."""
+        return shown(self.spec)
 
     @model_validator(mode="after")
     def fits(self) -> Self:
-        """A size that images can have."""
+        """A size that images can have, and no secret in the URL of an object store."""
         from data.sources.images import Fit
 
         Fit.of(self.size, self.crop)
+        place(self.spec)
         return self
 
 
@@ -83,10 +79,12 @@ class Job(BaseModel):
     orders: dict[str, list[str | int]] = Field(default_factory=dict, description="the order of a category's values, least first")
     drop: list[str] = Field(default_factory=list, description="columns that are left out")
     constraints: list[str | dict[str, list[str]]] = Field(default_factory=list, max_length=100, description="rules that every row keeps")
-    generator: dict[str, Any] | None = Field(None, description="a generator's name, or a mapping of its name and parameters")
+    generator: dict[str, Any] | None = Field(None, description="a generator's name, or a mapping of its name, preset and parameters")
     rows: int | None = Field(None, ge=1, le=10**10, description="rows to make; as many as the training data when left out")
     seed: int = Field(0, ge=0, le=2**32 - 1)
     minutes: float | None = Field(None, gt=0, le=10_080, description="bound on the training time")
+    epsilon: float | None = Field(None, gt=0, le=1000, description="differential privacy of the fit: the rows' bound, smaller is stricter")
+    epsilon_budget: float | None = Field(None, gt=0, le=10_000, description="epsilon that all fits to this source may spend together")
     drift: float | None = Field(None, ge=0, le=1, description="drift of the source up to which the last release's model is kept")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gates: dict[str, float] = Field(default_factory=dict, description="thresholds of the verdict")
@@ -94,16 +92,39 @@ class Job(BaseModel):
     to: str = Field("releases", min_length=1, max_length=4096, description="the folder of releases")
     keep: int | None = Field(None, ge=1, le=10_000, description="versions that stay after a release, the newest; all when left out")
     schedule: str | None = Field(None, description="cron: minute hour day month weekday, UTC")
+    on_publish: str | list[str] | None = Field(None, description="a command or an address that is told of a release, see flows.hooks")
+    on_quarantine: str | list[str] | None = Field(None, description="the same for what a gate rejected")
 
-    @field_validator("generator", mode="before")
+    @field_validator("to", "test")
+    @classmethod
+    def placed(cls, value: str | None) -> str | None:
+        """A folder, or the URL of a place in an object store."""
+        if value is not None:
+            place(value)
+        return value
+
+    @field_validator("source", mode="before", json_schema_input_type=str | dict[str, Any])
+    @classmethod
+    def one_spec(cls, value: Any) -> Any:
+        """A plain string is the spec; `path`, `name` and `url` are three words for it."""
+        if isinstance(value, str):
+            return {"spec": value}
+        if not isinstance(value, Mapping) or "spec" in value:
+            return value
+        given = [key for key in ("path", "name", "url") if key in value]
+        if len(given) != 1:
+            raise ValueError("give exactly one of path, name and url")
+        return {"spec": value[given[0]], **{k: v for k, v in value.items() if k != given[0]}}
+
+    @field_validator("generator", mode="before", json_schema_input_type=str | dict[str, Any] | None)
     @classmethod
     def named(cls, value: Any) -> Any:
-        """A plain string is the name."""
+        """A plain string is the name; a preset is what it stands for."""
         if isinstance(value, str):
             return {"name": value}
         if isinstance(value, Mapping) and not isinstance(value.get("name", ""), str):
             raise ValueError("takes a name as text, for example {name: tabular/made}")
-        return value
+        return resolved(value) if isinstance(value, Mapping) else value
 
     @field_validator("constraints", mode="before")
     @classmethod
@@ -135,6 +156,29 @@ class Job(BaseModel):
             raise ValueError(why)
         return value
 
+    @model_validator(mode="after")
+    def bounded(self) -> Self:
+        """A budget bounds what epsilon spends, and choosing a generator spends what nobody counts."""
+        if self.epsilon is None and self.epsilon_budget is not None:
+            raise ValueError("epsilon_budget needs epsilon: a fit without one is not bounded at all")
+        if self.epsilon is not None and (self.generator or {}).get("name") == "auto":
+            raise ValueError("epsilon needs a generator by name: auto would learn from the rows many times")
+        if self.epsilon is not None and "://" in self.to:
+            raise ValueError("epsilon keeps its ledger beside the releases: it needs a local folder to publish to")
+        return self
+
+    @field_validator("on_publish", "on_quarantine", mode="before")
+    @classmethod
+    def hook(cls, value: Any) -> Any:
+        """A program with its arguments, or an address; neither with a password in plain."""
+        words = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        sound = bool(words) and all(isinstance(word, str) and 0 < len(word) <= 4096 and "\0" not in word for word in words)
+        if value is not None and (not sound or (isinstance(value, str) and not re.match(r"https?://[^\s]+$", value))):
+            raise ValueError("takes a list, a program and its arguments, or an address that begins with https:// or http://")
+        if any(PASSWORD.search(word) for word in words):
+            raise ValueError("holds a password: put it into an environment variable and write ${NAME} in its place")
+        return value
+
     @property
     def digest(self) -> str:
         """16 hex digits of everything that this job says."""
@@ -142,17 +186,23 @@ class Job(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """The job as a release may show it: what was set, no password, no folder names of this machine."""
-        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "keep", "schedule"})
+        said = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "keep", "schedule", "on_publish", "on_quarantine"})
         said["source"]["spec"] = shown(said["source"]["spec"])
         return said | {key: shown(path) for key in ("test", "database") if (path := getattr(self, key))}
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "") -> Job:
-        """A job from plain values. BadInput names the key; `where` is the file that it stands in, empty for the command line."""
+        """A job from plain values. BadInput names the key; `where` is the file that it stands in, empty for the command line.
+
+        No file holds a password: the command line may, since nothing keeps it.
+        """
         try:
-            return cls.model_validate(dict(values))
+            job = cls.model_validate(dict(values))
         except ValidationError as error:
             raise BadInput(sentence(error, where)) from None
+        if where and PASSWORD.search(job.source.spec):
+            raise BadInput(f"{where}: source holds a password: put it into an environment variable and write ${{NAME}} in its place")
+        return job
 
     @classmethod
     def load(cls, path: Path) -> Job:
@@ -162,7 +212,7 @@ class Job(BaseModel):
 
 def shown(spec: str) -> str:
     """A source as others may see it: a URL without its password, the last part of a path."""
-    return SECRET.sub(r"\1:***@", spec) if "://" in spec else Path(spec).name
+    return PASSWORD.sub(r"\1:***@", spec) if "://" in spec else Path(spec).name
 
 
 def sentence(error: ValidationError, where: str) -> str:

@@ -11,7 +11,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
@@ -19,8 +18,9 @@ from packaging.requirements import Requirement
 from data import releases as store
 from data.errors import BadInput
 from data.schema import Schema
+from data.stores import Remote, place
 from flows.folders import home
-from flows.screen import figure, table
+from flows.screen import number, table
 
 LEAST_DISK, LEAST_MEMORY = 2.0, 4.0  # GiB, below which runs of a usual size fail
 GIB = 2**30
@@ -36,7 +36,7 @@ def rollback(root: str, dataset: str, wanted: str | None) -> int:
 # ---- diff
 
 
-def diff(first: Path, second: Path) -> int:
+def diff(first: str, second: str) -> int:
     """What differs between two releases, in tables of plain text; the exit code is 0 whether anything does or not."""
     a, b = (store.open_release(path) for path in (first, second))
     lines = [row for row in facts(a, b) if row[1] != row[2]]
@@ -90,11 +90,6 @@ def told(gate: Mapping[str, Any] | None) -> str:
     return f"{number(gate['value'])} (limit {number(gate['limit'])}, {'kept' if gate['passed'] else 'broken'})" if gate else "not there"
 
 
-def number(value: Any) -> str:
-    """A score as text."""
-    return figure(value) if isinstance(value, int | float) and not isinstance(value, bool) else "-" if value is None else str(value)
-
-
 def said(manifest: Any, path: str) -> str:
     """What stands at a dotted path, as text."""
     for key in path.split("."):
@@ -122,7 +117,7 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
-def doctor(to: Path) -> int:
+def doctor(to: str) -> int:
     """Every check on a line; 0 when all is well, 2 when something has to be done first."""
     checks = [*packages(), *folders(to), *machine(), server()]
     print(table([["ok" if c.well else "FIX", c.name, c.found, "" if c.well else c.remedy] for c in checks]))
@@ -151,9 +146,12 @@ def packages() -> Iterator[Check]:
     yield Check("packages", f"as pyproject.toml asks; sdv is {extra}")
 
 
-def folders(to: Path) -> Iterator[Check]:
+def folders(to: str) -> Iterator[Check]:
     """The folders that are written to, and the room on their disks."""
-    for name, folder in (("private runs", home()), ("releases", to.absolute())):
+    for name, folder in (("private runs", home()), ("releases", place(to).absolute())):
+        if isinstance(folder, Remote):
+            yield reachable(name, folder)
+            continue
         there = next(p for p in (folder, *folder.parents) if p.exists())
         try:
             with tempfile.TemporaryDirectory(dir=there):
@@ -163,6 +161,15 @@ def folders(to: Path) -> Iterator[Check]:
             continue
         free = shutil.disk_usage(there).free / GIB
         yield Check(name, f"{folder}, {free:.1f} GiB free", free >= LEAST_DISK, f"make room: {LEAST_DISK:g} GiB at least")
+
+
+def reachable(name: str, folder: Remote) -> Check:
+    """Can an object store be written to?"""
+    try:
+        with store.staging(folder, "doctor"):
+            return Check(name, f"{folder} can be written to")
+    except BadInput as error:
+        return Check(name, str(folder), False, str(error))
 
 
 def machine() -> Iterator[Check]:

@@ -25,12 +25,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data import releases
+from data.card import guarantee
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.sources import slug
-from flows import auto, cluster
-from flows.folders import Done, home, keyed, read_json, retire, run_folder
+from data.stores import Place, fetch, place
+from flows import auto, cluster, room
+from flows.folders import LOG, Done, append, home, keyed, read_json, retire, run_folder
+from flows.hooks import announce
 from flows.job import Job, shown
+from flows.journal import journal
 from flows.stages import (
     FRAMES,
     UNFOLDED,
@@ -42,6 +46,7 @@ from flows.stages import (
     load,
     plan,
     prepare,
+    real_of,
     recipe,
     refer,
     sized,
@@ -51,7 +56,8 @@ from flows.stages import (
     writable,
 )
 
-PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
+PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv", "opacus")
+Search = Callable[[Mapping[str, bytes]], list[dict[str, str]]]  # files -> what evaluators.leaks.search finds in them
 Gates = Callable[..., list[dict[str, Any]]]  # (scores, publishable=…) -> the gates as evaluators.gates.check lists them
 
 
@@ -62,7 +68,7 @@ class Outcome:
     `private` is the page that shows real rows; it stands in the run folder, outside of `folder`.
     """
 
-    folder: Path
+    folder: Place
     manifest: dict[str, Any]
     cached: bool = False
     private: Path | None = None
@@ -79,6 +85,7 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
     `chosen` is the stage `choose` of a job that left the generator to `auto`: the release says what was tried, and is reproduced with
     the generator that was chosen.
     """
+    from evaluators import leaks
     from evaluators.gates import Thresholds, check
 
     run = keyed("publish", {"drawn": drawn.name, "judged": judged.name, "gates": job.gates}, ("data", "generators", "evaluators"))
@@ -97,8 +104,12 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
         "log": model["log"],
         "schema": model["schema"],
         "scores": read_json(judged / "scores.json"),
-        "reference": read_json(fitted / "reference.json"),
     }
+    if (fitted / "reference.json").is_file():
+        manifest["reference"] = read_json(fitted / "reference.json")
+    if (fitted / "ledger.json").is_file():
+        manifest["privacy"] = model["log"]["privacy"] | {"ledger": read_json(fitted / "ledger.json")}
+        manifest["source"]["notes"].append(guarantee(manifest["privacy"]))
     if (fitted / "drift.json").is_file():
         manifest["drift"] = read_json(fitted / "drift.json")
     if chosen:
@@ -109,7 +120,8 @@ def publish(job: Job, dataset: str, prepared: Path, fitted: Path, drawn: Path, j
         gates = partial(check, thresholds=limits)
         draws, rows = partial(read_json, drawn / "draws.json"), stream(drawn / "rows.parquet")
         frames = Dataset.open(drawn / "frames.parquet") if (drawn / "frames.parquet").is_file() else None
-        outcome = release(staged, job.to, rows, manifest, fitted / "model", gates, draws=draws, frames=frames)
+        search = partial(leaks.search, leaks.Secrets.of(real_of(prepared)))
+        outcome = release(staged, job.to, rows, manifest, fitted / "model", gates, draws=draws, frames=frames, search=search)
     return kept(job, dataset, replace(outcome, private=private))
 
 
@@ -145,7 +157,7 @@ class Asked:
         return found | ({"balance": {self.shares[0]: dict(self.shares[1])}} if self.shares else {})
 
 
-def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, to: str) -> Outcome:
+def resample(path: Place, rows: int, seed: int, asked: Asked, name: str | None, to: str) -> Outcome:
     """A new release of rows drawn from a model without a new fit; what was judged is the model, in the release it comes from.
 
     `path` is a release's folder, a dataset's, or a model's. BadInput when it is none of them or its generator is not publishable.
@@ -162,6 +174,8 @@ def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, t
     tally = Tally(teller("sample"))
     chunks = cluster.stream(fitted, rows, seed=seed, given=asked.given, where=asked.where, shares=asked.shares, tally=tally)
     writable(to, dataset)
+    if parent:
+        room.sampled(parent.manifest, rows, to)
     first = next(chunks)  # a condition that cannot be met is found here
     known = parent.manifest if parent else {}
     judged = "fidelity" in known.get("scores", {})
@@ -173,6 +187,7 @@ def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, t
         "rows": rows,
         "source": {**known.get("source", {}), "notes": [*known.get("source", {}).get("notes", []), note]},
         "job": known.get("job", {}),
+        **{key: known[key] for key in ("privacy",) if key in known},
         **asked.to_json(),
         "generator": made_by,
         "seed": seed,
@@ -193,16 +208,28 @@ def resample(path: Path, rows: int, seed: int, asked: Asked, name: str | None, t
         return release(staged, to, chain([first], chunks), manifest, model, gates, verdict="sampled", draws=tally.to_json, frames=frames)
 
 
-def origin(path: Path) -> tuple[Path, releases.Release | None]:
-    """The model's folder of what a user points at, and the release that it stands in."""
+def origin(path: Place) -> tuple[Path, releases.Release | None]:
+    """The model's folder of what a user points at, and the release that it stands in; a model in a store is copied here first."""
     for model in (path, path / "model"):
         if (model / "model.json").is_file():
             whole = (model.parent / "release.json").is_file()
-            return model, releases.open_release(model.parent, verify=True) if whole else None
+            return local(model), releases.open_release(model.parent, verify=True) if whole else None
     if not path.exists():
         raise BadInput(f"{path} does not exist: give a release's or a model's folder")
     found = releases.open_release(path, verify=True)
-    return found.model, found
+    return local(found.model), found
+
+
+def local(model: Place) -> Path:
+    """The model's folder, or its copy in the private folder, by its content."""
+    if isinstance(model, Path):
+        return model
+    copy = home() / "models" / releases.sha256(model / "model.json")[:16]
+    if not copy.is_dir():
+        shutil.rmtree(part := copy.with_suffix(".partial"), ignore_errors=True)
+        fetch(model, part)
+        part.rename(copy)
+    return copy
 
 
 def release(
@@ -215,16 +242,19 @@ def release(
     verdict: str = "published",
     draws: Callable[[], dict[str, Any]] = dict,
     frames: Dataset | None = None,
+    search: Search | None = None,
 ) -> Outcome:
     """Stream rows into a staged folder, check the written files, judge by the gates, and publish or quarantine it.
 
     `draws` tells, when all rows are written, out of how many draws they were made; `frames` are a few images on their way, for the report.
+    `search` finds what belongs to single rows in the files; a file in which it does leaves neither for the release nor for the quarantine.
     """
     from evaluators.pictures import pictures
     from evaluators.quality import quality
     from evaluators.report import render
     from evaluators.samples import samples
     from generators import registry
+    from generators.base import Unfolding
 
     now = datetime.now(UTC)
     dataset, rows, tell = manifest["dataset"], manifest["rows"], teller("publish")
@@ -234,21 +264,45 @@ def release(
         notes = [*manifest["source"].get("notes", []), told(made)] if made["drawn"] > made["kept"] else manifest["source"].get("notes", [])
         manifest |= {"draws": made, "source": {**manifest["source"], "notes": notes}}
     tell(rows, rows, "checking the files as written")
-    publishable = registry.get(manifest["generator"]["name"]).publishable
+    kind = registry.get(manifest["generator"]["name"])
+    publishable, caption = kind.publishable, kind.caption if issubclass(kind, Unfolding) else ""
     schema = Schema.from_json(manifest["schema"])
     manifest["scores"] = {**manifest["scores"], "quality": quality(schema, files)}
-    manifest["gates"] = gates(manifest["scores"], publishable=publishable)
-    manifest["reasons"] = [reason(gate) for gate in manifest["gates"] if not gate["passed"]]
-    manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
     if publishable:
         shutil.copytree(model, staged / "model")
-    shown = {"image": partial(pictures, files, frames, FRAMES), "text": partial(samples, schema, files)}.get(schema.modality, dict)
-    (staged / "report.html").write_text(render(manifest, shown() if publishable else None), encoding="utf-8")
+    manifest["gates"] = gates(manifest["scores"], publishable=publishable)
+    shown = {"image": partial(pictures, files, frames, FRAMES, caption), "text": partial(samples, schema, files)}.get(schema.modality, dict)
+    pictured = shown() if publishable else None
+
+    def judged() -> None:
+        manifest["reasons"] = [reason(gate) for gate in manifest["gates"] if not gate["passed"]]
+        manifest["verdict"] = "quarantined" if manifest["reasons"] else verdict
+        (staged / "report.html").write_text(render(manifest, pictured), encoding="utf-8")
+
+    judged()
+    if search:
+        manifest["gates"].append(closed(staged, manifest, search))
+        judged()
     if manifest["reasons"]:
         folder = releases.quarantine(staged, to, dataset, manifest, manifest["reasons"])
     else:
         folder = releases.publish(staged, to, dataset, manifest, at=now)
     return Outcome(folder, read_json(folder / "release.json"))
+
+
+def closed(staged: Path, manifest: Mapping[str, Any], search: Search) -> dict[str, Any]:
+    """The gate of what belongs to single rows in a staged folder's files, its card and its manifest; a file that holds some is removed."""
+    from data.card import card
+    from evaluators.gates import unread
+
+    texts = {"release.json": json.dumps(manifest), "README.md": card({**manifest, "version": "v1"}, manifest["schema"])}
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= {path.relative_to(staged).as_posix(): path.read_bytes() for path in sorted(staged.rglob("*")) if path.parent.name != "data"
+              and path.is_file()}  # fmt: skip
+    found = search(files)
+    for name in {leak["file"] for leak in found} - set(texts):
+        (staged / name).unlink()
+    return unread(found)
 
 
 def told(draws: Mapping[str, Any]) -> str:
@@ -270,11 +324,12 @@ def reason(gate: Mapping[str, Any]) -> str:
     return f"{gate['name']} is {'not measured' if gate['value'] is None else gate['value']}, the limit is {gate['limit']}"
 
 
-def published(to: str | Path, dataset: str, run: str) -> Outcome | None:
+def published(to: str | Place, dataset: str, run: str) -> Outcome | None:
     """The release or the rejected one that a run with this key left, whole; None when there is none."""
-    for place in [*(Path(to) / dataset).glob("v*/release.json"), *(Path(to) / "_quarantine" / dataset).glob("*/release.json")]:
+    root = place(to)
+    for manifest in [*(root / dataset).glob("v*/release.json"), *(root / "_quarantine" / dataset).glob("*/release.json")]:
         with suppress(BadInput):
-            found = releases.open_release(place.parent)
+            found = releases.open_release(manifest.parent)
             if found.manifest.get("run") == run:
                 found.verify()
                 return Outcome(found.folder, dict(found.manifest), cached=True)
@@ -283,6 +338,12 @@ def published(to: str | Path, dataset: str, run: str) -> Outcome | None:
 
 def synthesize(job: Job) -> Outcome:
     """The whole job as plain calls, without Prefect."""
+    with journal(job) as attempt:
+        return followed(job, attempt)
+
+
+def followed(job: Job, attempt: str) -> Outcome:
+    """One attempt, from source to release."""
     found = plan(job)
     with run_folder(found.dataset, waiting(found.dataset)) as root:
         done = {"prepare": prepare(found, root)}
@@ -300,26 +361,32 @@ def synthesize(job: Job) -> Outcome:
         done["refer"] = refer(order, root, prepared)
         done["judge"] = judge(order, root, prepared, fitted, drawn, done["refer"].folder)
         outcome = publish(job if chosen else order, found.dataset, prepared, fitted, drawn, done["judge"].folder, chosen)
-        measure(root, job, done, outcome)
+        measure(root, job, done, outcome, attempt, announce(job, outcome))
     return outcome
 
 
-def measure(root: Path, job: Job, done: Mapping[str, Done], outcome: Outcome) -> None:
-    """One line of metrics.jsonl in the private run folder: when, which job and run, what became of it, and what each stage cost."""
+def measure(root: Path, job: Job, done: Mapping[str, Done], outcome: Outcome, attempt: str, hook: str | None) -> None:
+    """One line of metrics.jsonl in the private run folder: when, which job and run, what became of it, and what each stage cost.
+
+    `attempt` is the run of the log; `hook` what `flows.hooks.announce` said.
+    """
+    verdict, number = outcome.manifest["verdict"], outcome.manifest["version"]
+    LOG.info("%s %s%s", verdict, number, ", found" if outcome.cached else "", extra={"stage": "publish"})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     line = {
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "job": job.digest,
+        "attempt": attempt,
         "run": outcome.manifest["run"],
         "verdict": outcome.manifest["verdict"],
         "version": outcome.manifest["version"],
         "rows": outcome.manifest["rows"],
         "cached": outcome.cached,
+        "hook": hook,
         "peak_mib": round(peak, 1),
         "stages": {name: {"cached": d.cached, "seconds": d.seconds, "cpu_seconds": d.cpu_seconds} for name, d in done.items()},
     }
-    with open(root / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append(root / "metrics.jsonl", line)
 
 
 # ---- small things
@@ -341,11 +408,11 @@ def command(job: Job, verb: str = "run", *more: str) -> str:
     said = job.public()
     reading = said["source"]
     words = ["alfar", verb, reading["spec"], *more]
-    for option in ("query", "delimiter", "encoding", "size"):
+    for option in ("query", "delimiter", "encoding", "size", "sample"):
         words += [f"--{option}", str(reading[option])] if option in reading else []
     words += ["--crop"] if "crop" in reading else []
-    for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name"):
-        words += [f"--{option}", str(said[option])] if option in said else []
+    for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "epsilon", "epsilon_budget"):
+        words += [f"--{option.replace('_', '-')}", str(said[option])] if option in said else []
     for column in said.get("drop", ()):
         words += ["--drop", column]
     for column, kind in said.get("kinds", {}).items():

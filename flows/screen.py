@@ -85,6 +85,11 @@ def figure(score: Any, digits: int = 3) -> str:
     return "-" if score is None else f"{score:.{digits}f}"
 
 
+def number(value: Any) -> str:
+    """A gate's value or limit as text."""
+    return figure(value) if isinstance(value, int | float) and not isinstance(value, bool) else "-" if value is None else str(value)
+
+
 WORDS = (  # single figures of images and texts: key, what it is, of what the figure beside it is
     ("label_agreement", "labels as a judge says that knows the real ones", "of real rows"),
     ("perplexity", "perplexity of real texts, learnt on synthetic", "learnt on real"),

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data import releases, sources
+from data import ledger, releases, sources
 from data.arrow import fingerprint
 from data.constraints import constrain
 from data.drift import drift, reference
@@ -35,9 +35,12 @@ from data.errors import BadInput, suggest
 from data.schema import Dataset, Schema, Split
 from data.sources import images
 from data.split import split
+from data.stores import fetch, place
 from flows import auto, cluster
 from flows.folders import Done, read_json, stage, write_json
+from flows.hooks import permitted
 from flows.job import Job
+from flows.room import Room
 
 if TYPE_CHECKING:
     from evaluators.tabular import Judge
@@ -87,6 +90,7 @@ def plan(job: Job) -> Plan:
     """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
     from generators import registry
 
+    permitted(job)
     auto.candidates(job) if auto.wanted(job) else named(job)
     source = read(job.source.spec, job, job.source.query)
     table = without(source.table, job.drop)
@@ -96,6 +100,7 @@ def plan(job: Job) -> Plan:
     task = job.task or (source.task if target == source.target else None)
     whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders, task=task)), job.constraints)
     known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
+    known |= {"of": source.of} if source.of else {}
     held = read(job.test, job).table if job.test else source.test
     if held is None:
         real = split(whole)
@@ -128,7 +133,16 @@ def has_queries(schema: Schema, database: str) -> None:
 def read(spec: str, job: Job, query: str | None = None) -> sources.Source:
     """A real table, read as the job says. What had to be left out of it is told on the screen, and nowhere else."""
     how = job.source
-    source = sources.read(spec, query=query, delimiter=how.delimiter, encoding=how.encoding, size=how.size, crop=how.crop, kinds=job.kinds)
+    source = sources.read(
+        spec,
+        query=query,
+        delimiter=how.delimiter,
+        encoding=how.encoding,
+        size=how.size,
+        crop=how.crop,
+        kinds=job.kinds,
+        rows=how.sample,
+    )
     for line in source.skipped:
         print(f"left out: {line}", file=sys.stderr)
     return source
@@ -151,7 +165,22 @@ def generator_of(job: Job, schema: Schema) -> Generator:
     if registry.modality_of(name) != schema.modality:
         able = ", ".join(registry.names(schema.modality)) or "none: drop columns (--drop) or give them another --kind"
         raise BadInput(f"{name or 'no generator'} does not learn data of kind {schema.modality}; what does: {able}")
-    return registry.make(name, {k: v for k, v in (job.generator or {}).items() if k != "name"})
+    given = {k: v for k, v in (job.generator or {}).items() if k != "name"}
+    return registry.make(name, given if job.epsilon is None else private(name, given))
+
+
+def private(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given of a recipe's fields, on those that suit a fit under epsilon. BadInput when the generator cannot make one."""
+    from generators import registry
+    from generators.private import installed
+
+    installed()
+    suited = registry.get(name).private
+    if suited is None:
+        able = ", ".join(n for n in registry.names() if registry.get(n).private is not None)
+        raise BadInput(f"{name} cannot be fitted under epsilon; what can: {able}")
+    training = given.get("training", {})
+    return {**suited, **given, "training": {**suited["training"], **training}} if isinstance(training, Mapping) else given
 
 
 def without(table: pa.Table, names: list[str]) -> pa.Table:
@@ -227,7 +256,9 @@ def foretold(job: Job, train: Dataset) -> dict[str, Any]:
     if not isinstance(generator, Descending):
         fit = min(CELL_SECONDS * rows * len(train.schema.columns) / 60, job.minutes or float("inf"))
         return {"name": name, "size": {}, "minutes": {"fit": fit, "draw": 0.0, **judging}}
-    fitting, cost = generator.within(train, minutes=job.minutes, fixed=job.generator or (), device=job.device)
+    fitting, cost = generator.within(
+        train, minutes=job.minutes, fixed=job.generator or (), device=job.device, private=job.epsilon is not None
+    )
     size = {key: getattr(fitting, key) for key in chain(*generator.sizes)} if fitting != generator else {}
     drawn = (job.rows or rows) + (effort.samples - 1) * min(rows, effort.rows)
     minutes = {"fit": cost.minutes, "draw": drawn * cost.row_seconds / 60, **judging}
@@ -241,7 +272,7 @@ def sized(job: Job, budget: Path) -> Job:
 
 
 def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Done:
-    """The trained model, model/, and what is to be told of its data: reference.json. A killed fit goes on from its checkpoint.
+    """The trained model, model/, and what is to be told of its data: reference.json, or under epsilon ledger.json.
 
     When the source has drifted from that of the last release of `dataset` no further than the job allows, it is that release's model;
     drift.json says so, or why not.
@@ -253,23 +284,45 @@ def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Don
         "seed": job.seed,
         "minutes": job.minutes,
         "device": job.device,
-    }
+    } | ({"epsilon": job.epsilon} if job.epsilon is not None else {})
     moved, known = drifted(job, dataset, prepared, inputs["generator"])
     if moved and moved["kept"] and known:
         return stage(root, "fit", {**inputs, "drift": moved}, partial(keep, known, moved), code=("data", "generators"))
 
     def work(folder: Path) -> None:
         train = Dataset.open(prepared / "train.parquet")
+        Room.of(job, prepared, train.schema).check()
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
-        fitted = generator.fit(train, seed=job.seed, minutes=job.minutes, device=job.device, folder=checkpoints, progress=teller("fit"))
+        if job.epsilon is not None:
+            write_json(folder / "ledger.json", spend(job, read_json(prepared / "source.json"), len(train), checkpoints))
+        fitted = generator.fit(
+            train,
+            seed=job.seed,
+            minutes=job.minutes,
+            device=job.device,
+            folder=checkpoints,
+            progress=teller("fit"),
+            epsilon=job.epsilon,
+        )
         fitted.save(folder / "model")
-        write_json(folder / "reference.json", reference(train))
+        if job.epsilon is None:
+            write_json(folder / "reference.json", reference(train))
         if moved:
             write_json(folder / "drift.json", moved)
         shutil.rmtree(checkpoints)
 
     return stage(root, "fit", inputs, work, code=("data", "generators"), resumes=True)
+
+
+def spend(job: Job, source: Mapping[str, Any], rows: int, checkpoints: Path) -> dict[str, Any]:
+    """Write down in the ledger of the destination that a fit under epsilon begins. BadInput when that exceeds the job's budget."""
+    from generators.private import APIECE, secret
+
+    fit = hashlib.sha256(b"fit" + secret(checkpoints)).hexdigest()[:16]
+    given = {"source": str(source["name"]), "fingerprint": str(source["fingerprint"])}
+    assert job.epsilon is not None
+    return ledger.spend(job.to, fit=fit, **given, epsilon=job.epsilon, delta=1 / (APIECE * rows), budget=job.epsilon_budget)
 
 
 def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any]) -> tuple[dict[str, Any] | None, releases.Release | None]:
@@ -278,10 +331,10 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
     {"from": version, "value", "limit", "kept", "columns": the worst}; None without a release by the same recipe for the same columns, and
     when the source is the same.
     """
-    if job.drift is None or dataset is None or not (Path(job.to) / dataset).is_dir():
+    if job.drift is None or job.epsilon is not None or dataset is None or not (place(job.to) / dataset).is_dir():
         return None, None
     try:
-        known = releases.open_release(Path(job.to) / dataset, verify=True)
+        known = releases.open_release(place(job.to) / dataset, verify=True)
         manifest = known.manifest
         same = manifest["source"].get("fingerprint") == read_json(prepared / "source.json")["fingerprint"]
         train = Dataset.open(prepared / "train.parquet")
@@ -298,7 +351,7 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
 
 def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
     """The model of a release, as the result of a fit."""
-    shutil.copytree(known.model, folder / "model")
+    fetch(known.model, folder / "model")
     write_json(folder / "reference.json", known.manifest["reference"])
     write_json(folder / "drift.json", moved)
 
@@ -314,6 +367,7 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
 
     def work(folder: Path) -> None:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
+        Room.of(job, prepared, model.schema).check(learning=False)
         avoid = avoided(Dataset.open(prepared / "train.parquet"))
         write_stream(cluster.stream(model, rows, seed=job.seed, avoid=avoid, tally=tally), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())

@@ -18,13 +18,18 @@ from flows import settings
 settings.prepare()
 
 from prefect import flow, task  # noqa: E402
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact  # noqa: E402
+from prefect.artifacts import create_markdown_artifact, create_table_artifact  # noqa: E402
 from prefect.client.schemas.objects import State  # noqa: E402
+from prefect.events import emit_event  # noqa: E402
+from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
-from flows import auto, cluster, publishing, stages  # noqa: E402
-from flows.folders import Done, run_folder  # noqa: E402
+from data.card import plain  # noqa: E402
+from flows import auto, cluster, hooks, publishing, stages  # noqa: E402
+from flows.folders import LOG, Done, run_folder  # noqa: E402
 from flows.job import Job  # noqa: E402
+from flows.journal import journal  # noqa: E402
+from flows.screen import headlines, number  # noqa: E402
 
 
 def may_pass(task: Any, run: Any, state: State) -> bool:
@@ -103,9 +108,39 @@ def publish(
     return state
 
 
-@flow(name="synthesize", flow_run_name="{job.source.spec}", persist_result=False, log_prints=False)
+@task(persist_result=False)
+def announce(job: Job, outcome: publishing.Outcome) -> str | None:
+    """Tell what became of the run: an event, and the job's hook."""
+    said = hooks.announce(job, outcome, emit)
+    state: Any = Completed(name="Hook failed" if said and said != "done" else None, message=said or "no hook", data=said)
+    return state
+
+
+def emit(news: dict[str, Any]) -> None:
+    """Prefect's event `alfar.release.published` or `alfar.release.quarantined`, which an automation can wait for."""
+    what = "quarantined" if news["reasons"] else "published"
+    emit_event(f"alfar.release.{what}", {"prefect.resource.id": f"alfar.dataset.{news['dataset']}", **named(news)}, payload=news)
+
+
+def named(news: dict[str, Any]) -> dict[str, str]:
+    """The labels of an event's resource: what triggers can match."""
+    return {"prefect.resource.name": news["dataset"], "dataset": news["dataset"], "version": news["version"], "verdict": news["verdict"]}
+
+
+@flow(name="synthesize", flow_run_name="{job.source.shown}", persist_result=False, log_prints=False)
 def synthesize(job: Job) -> publishing.Outcome:
     """A real table in, a judged synthetic release out. Returns the publishing.Outcome."""
+    with journal(job) as attempt:
+        LOG.info("is Prefect's flow run %s", flow_run.id)
+        outcome = followed(job, attempt)
+    tell(outcome)
+    name = None if outcome.passed else "Quarantined"
+    state: Any = Completed(name=name, message=str(outcome.folder), data=outcome)
+    return state
+
+
+def followed(job: Job, attempt: str) -> publishing.Outcome:
+    """One attempt, a task a stage."""
     dataset = read(job)
     with cluster.joined(), run_folder(dataset, waiting=stages.waiting(dataset)) as root:
         done: dict[str, Done] = {"prepare": ended(prepare(job, root))}
@@ -123,19 +158,30 @@ def synthesize(job: Job) -> publishing.Outcome:
         done["refer"] = ended(refer(order, root, prepared))
         done["judge"] = ended(judge(order, root, prepared, fitted, drawn, done["refer"].folder))
         outcome = ended(publish(job if chosen else order, dataset, prepared, fitted, drawn, done["judge"].folder, chosen))
-        publishing.measure(root, job, done, outcome)
-    tell(dataset, outcome)
-    name = None if outcome.passed else "Quarantined"
-    state: Any = Completed(name=name, message=str(outcome.folder), data=outcome)
-    return state
+        publishing.measure(root, job, done, outcome, attempt, ended(announce(job, outcome)))
+    return outcome
 
 
-def tell(dataset: str, outcome: publishing.Outcome) -> None:
-    """The run's artifacts: verdict, table of scores, link to the report."""
-    key = re.sub(r"[^a-z0-9]+", "-", dataset).strip("-")
+def tell(outcome: publishing.Outcome) -> None:
+    """The run's artifacts: verdict with the first figures, scores with their gates, where the report is."""
     manifest = outcome.manifest
-    lines = [f"# {dataset}: {manifest['verdict']}", f"`{outcome.folder}`", *(f"- {reason}" for reason in manifest["reasons"])]
+    dataset, made, source = manifest["dataset"], manifest["generator"]["name"], manifest["source"]
+    key = re.sub(r"[^a-z0-9]+", "-", dataset).strip("-")
+    report = (outcome.folder / "report.html").absolute()
+    lines = [
+        f"# {dataset} {manifest['version']}: {manifest['verdict']}",
+        *(f"- {plain(reason)}" for reason in manifest["reasons"]),
+        f"{manifest['rows']:,} rows by {made}, seed {manifest['seed']}, out of {source['rows']:,} real rows of {plain(source['name'])}",
+        f"```\n{headlines(manifest['scores'])}\n```",
+        f"release `{outcome.folder}`, report `{report}`",
+        f"```\n{' '.join(manifest['reproduce'].split())}\n```",
+    ]
     create_markdown_artifact("\n\n".join(lines), key=f"verdict-{key}", description=f"What became of {dataset}")
-    gates = [{k: str(gate[k]) for k in ("name", "value", "limit", "passed", "why")} for gate in manifest["gates"]]
+    gates = [
+        {"gate": gate["name"], "value": number(gate["value"]), "limit": number(gate["limit"])}
+        | {"verdict": "passed" if gate["passed"] else "FAILED", "why": gate["why"]}
+        for gate in sorted(manifest["gates"], key=lambda gate: bool(gate["passed"]))
+    ]
     create_table_artifact(gates, key=f"scores-{key}", description="Scores and their gates")
-    create_link_artifact((outcome.folder / "report.html").absolute().as_uri(), link_text="report", key=f"report-{key}")
+    page = f"`{report}`\n\nOne file that needs no network; browsers do not follow links from a server to files, so open it by its name."
+    create_markdown_artifact(page, key=f"report-{key}", description="Can the release be trusted?")

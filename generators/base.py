@@ -8,6 +8,7 @@ generator is one file with `build`, `sample` and either `learn` or, on the share
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -19,8 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.errors import BadInput
 from data.layout import Layout
 from data.schema import Dataset
+from generators.private import Privacy, installed, secret
 from generators.train import SHARE, Training, few_threads, fitting, looking, planned, train
 
 if TYPE_CHECKING:
@@ -83,6 +86,7 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folder: Path | None = None
     progress: Progress | None = None
+    privacy: Privacy | None = None
     log: dict[str, Any] = field(default_factory=dict)
 
 
@@ -92,6 +96,8 @@ class Generator(ABC):
 
     codec: ClassVar[type[Codec]]
     publishable: ClassVar[bool] = True
+    private: ClassVar[Mapping[str, Any] | None] = None  # fields of the recipe that suit a fit under epsilon; None: it cannot make one
+    sums: ClassVar[int] = 1  # how often such a fit sums over all rows, beside its steps: the codec's shares are one
 
     @abstractmethod
     def build(self, codec: Any) -> nn.Module:
@@ -115,20 +121,33 @@ class Generator(ABC):
         device: str = "auto",
         folder: Path | None = None,
         progress: Progress | None = None,
+        epsilon: float | None = None,
     ) -> Fitted:
         """Learn from training rows.
 
         `minutes` bounds the training time; `folder` keeps checkpoints, from which a killed fit goes on; the same seed on the same
         kind of device gives the same model. BadInput when the codec cannot read the schema.
+
+        With `epsilon` the weights and the codec's shares are (epsilon, delta)-differentially private (`generators.private`), by noise that
+        no seed decides; where quantities are cut and which categories are kept is not. BadInput when the recipe cannot be fitted so.
         """
         from generators.fitted import Fitted
 
         began, cpu = time.perf_counter(), time.process_time()
         learnt = Layout.of(data.schema).forward(data)
-        codec = self.codec.fit(learnt)
+        codec: Any = self.codec.fit(learnt)
+        privacy = None
+        if epsilon is not None:
+            if self.private is None:
+                raise BadInput(
+                    f"{type(self).__name__} cannot be fitted under epsilon: take a neural generator of tables, such as tabular/made"
+                )
+            installed()
+            privacy = Privacy(epsilon, len(data), secret(folder), self.sums)
+            codec = codec.noised(privacy)
         rows = codec.encode(learnt, np.random.default_rng([seed, 1]))
         torch.manual_seed(seed)
-        run = Run(seed, minutes, pick_device(device), folder, progress)
+        run = Run(seed, minutes, pick_device(device), folder, progress, privacy)
         net = self.learn(self.build(codec).to(run.device), rows, run).cpu().eval()
         seconds = round(time.perf_counter() - began, 3)
         run.log |= {
@@ -139,6 +158,8 @@ class Generator(ABC):
             "parameters": sum(p.numel() for p in net.parameters()),
             "device": run.device.type,
         }
+        if privacy:
+            run.log["privacy"] = privacy.to_json()
         return Fitted(self, codec, net, data.schema, run.log)
 
 
@@ -182,34 +203,36 @@ class Descending(Generator):
                 device=run.device,
                 folder=run.folder,
                 progress=run.progress,
+                privacy=run.privacy,
             )
         run.log |= log
         return trained
 
     @final
     def within(
-        self, data: Dataset, *, minutes: float | None = None, fixed: Collection[str] = (), device: str = "auto"
+        self, data: Dataset, *, minutes: float | None = None, fixed: Collection[str] = (), device: str = "auto", private: bool = False
     ) -> tuple[Self, Forecast]:
         """(the recipe at the largest of its sizes that makes all its steps within the minutes, or at the least; what its fit will cost).
 
         The recipe as it is without minutes, and when a field of `sizes` is among those `fixed`.
         """
-        found = self.expected(data, minutes=minutes, device=device)
+        found = self.expected(data, minutes=minutes, device=device, private=private)
         if found.steps == found.wanted or any(set(size) & set(fixed) for size in self.sizes):
             return self, found
         recipe = self
         for size in reversed(self.sizes):
             recipe = replace(self, **size)
-            found = recipe.expected(data, minutes=minutes, device=device)
+            found = recipe.expected(data, minutes=minutes, device=device, private=private)
             if found.steps == found.wanted:
                 break
         return recipe, found
 
     @final
-    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto") -> Forecast:
-        """The cost of `fit`, at most, from a fit of a few steps and a few draws."""
+    def expected(self, data: Dataset, *, minutes: float | None = None, device: str = "auto", private: bool = False) -> Forecast:
+        """The cost of `fit`, at most, from a fit of a few steps and a few draws; `private` for one under epsilon."""
+        epsilon = math.inf if private else None
         for tried in TRIED:
-            trial = replace(self, training=replace(self.training, steps=tried, patience=0)).fit(data, device=device)
+            trial = replace(self, training=replace(self.training, steps=tried, patience=0)).fit(data, device=device, epsilon=epsilon)
             if trial.log["training_seconds"] > SHOWN:
                 break
         seconds = trial.log["step_seconds"]
@@ -293,7 +316,9 @@ class Answering(Labelled):
 
 @dataclass(frozen=True)
 class Unfolding(Labelled):
-    """A generator whose images come about step by step, from noise."""
+    """A generator whose images come about step by step, from noise; `caption` says so where its frames show something else."""
+
+    caption: ClassVar[str] = ""
 
     @abstractmethod
     def frames(self, net: Any, labels: Tensor, rng: torch.Generator, count: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
 
 from data.conditions import Condition
 from data.errors import BadInput
@@ -30,6 +32,7 @@ from generators.drawing import Drawing, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
 FORMAT = 1
+GROWTH, SPARE = 2, 1_000_000  # numbers that a net may hold while it is built, beyond those of its file
 CELLS = 1_000_000  # made at a time: what bounds the memory of any number of rows
 
 
@@ -174,14 +177,15 @@ class Fitted:
 
         try:
             model = json.loads((folder / "model.json").read_text())
-            weights = (folder / "model.safetensors").read_bytes()
+            with open(folder / "model.safetensors", "rb") as file:
+                weights = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError as missing:
             raise BadInput(f"{folder} is not a model: it has no {Path(missing.filename).name}") from None
         except (OSError, ValueError, RecursionError):
             raise BadInput(f"{folder}/model.json cannot be read: the file is truncated or damaged; fit the model again") from None
         if not isinstance(model, dict) or model.get("format") != FORMAT:
             raise BadInput(f"{folder} was written by another version of Alfar: fit the model again with this one")
-        if hashlib.sha256(weights).hexdigest() != model.get("sha256"):
+        if weights != model.get("sha256"):
             raise BadInput(f"{folder}/model.safetensors was changed or truncated after it was written: fit the model again")
         try:
             generator = make(model["generator"]["name"], model["generator"]["parameters"])
@@ -189,14 +193,44 @@ class Fitted:
             if not all(sound(name, tensor) for name, tensor in tensors.items()):
                 raise ValueError("numbers")
             codec = generator.codec.restore(model["codec"], under("codec.", tensors))
-            net = generator.build(codec)
+            with no_larger(GROWTH * sum(t.numel() for t in tensors.values()) + SPARE):
+                net = generator.build(codec)
             net.load_state_dict(under("net.", tensors))
             schema = Schema.from_json(model["schema"])
             if schema.modality != modality_of(model["generator"]["name"]):
                 raise ValueError("modality")
             return cls(generator, codec, net.eval(), schema, dict(model["log"]))
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, StopIteration, AssertionError, SafetensorError):
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            ArithmeticError,
+            AttributeError,
+            StopIteration,
+            AssertionError,
+            SafetensorError,
+        ):
             raise BadInput(f"{folder}/model.json does not fit its weights: it was changed; fit the model again") from None
+
+
+@contextmanager
+def no_larger(numbers: int) -> Iterator[None]:
+    """While a net is built: ValueError before it fills memory with more numbers than its file can hold."""
+    count = 0
+
+    def counted(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal count
+        count += 0 if tensor is None else tensor.numel()
+        if count > numbers:
+            raise ValueError("the net is larger than its weights")
+
+    hooks = [register_module_parameter_registration_hook(counted), register_module_buffer_registration_hook(counted)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def parameters(generator: Generator) -> dict[str, Any]:

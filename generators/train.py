@@ -7,11 +7,12 @@ on one kind of device.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from generators.private import Privacy, Steps
 
 CHECKPOINT_SECONDS = 20.0
 TYPICAL = 30_000  # rows for which a recipe states its weight decay
@@ -63,7 +66,8 @@ class DivergedError(RuntimeError):
 class Trainer:
     """The state of one run, which is exactly what a checkpoint holds."""
 
-    def __init__(self, net: nn.Module, phases: Sequence[str], training: Training, steps: int):
+    def __init__(self, net: nn.Module, phases: Sequence[str], training: Training, steps: int, private: Steps | None = None):
+        self.private = private
         self.net, self.average, self.training, self.steps = net, copy.deepcopy(net), training, steps
         self.average.requires_grad_(False).eval()
         self.best: dict[str, Tensor] = {}
@@ -73,13 +77,18 @@ class Trainer:
         self.recent = 0.0  # the loss, smoothed
         self.drops = [(layer, layer.p) for layer in net.modules() if isinstance(layer, nn.Dropout)]
         self.parts = {phase: net.get_submodule(phase) for phase in phases}
-        self.optimisers = {
+        self.optimisers: dict[str, Any] = {
             phase: torch.optim.AdamW(decayed(part, training.weight_decay), lr=training.lr, betas=training.betas)
             for phase, part in self.parts.items()
         }
+        if private:
+            self.optimisers = {phase: private.wrap(optimiser) for phase, optimiser in self.optimisers.items()}
 
     def advance(self, rows: tuple[Tensor, ...], loss: Loss, seed: int) -> float:
-        """One step of every phase on the batch of this step; the last phase's loss."""
+        """One step of every phase on the batch of this step; the last phase's loss.
+
+        Private steps draw batches of their own, and tell no loss: 0.
+        """
         share = schedule(self.step, self.fall, self.steps)
         rate = share * self.training.lr
         value = torch.tensor(0.0)
@@ -90,6 +99,9 @@ class Trainer:
             torch.manual_seed(mix(seed, self.step, number))
             for group in optimiser.param_groups:
                 group["lr"] = rate
+            if self.private:
+                self.private.take(self.net, optimiser, loss, phase, (self.step, number))
+                continue
             optimiser.zero_grad(set_to_none=True)
             device = rows[0].device.type
             with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
@@ -131,7 +143,7 @@ class Trainer:
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"adam.{phase}.{index}.{key}": t for key, t in state.items()}
         meta = {"step": self.step, "steps": self.steps, "curve": self.curve, "fall": self.fall, "stale": self.stale}
-        meta |= {"best_score": self.best_score, "recent": self.recent}
+        meta |= {"best_score": self.best_score, "recent": self.recent, "sha256": summed(tensors)}
         fresh = path.with_suffix(".new")
         save_file({k: t.contiguous() for k, t in tensors.items()}, fresh, metadata={"run": json.dumps(meta)})
         with open(fresh, "rb") as file:
@@ -139,10 +151,12 @@ class Trainer:
         os.replace(fresh, path)
 
     def load(self, path: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `save` wrote. ValueError when it is damaged."""
         with safe_open(path, "pt", device=str(next(self.net.parameters()).device)) as file:
-            meta = json.loads(file.metadata()["run"])
+            meta = json.loads((file.metadata() or {})["run"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        if meta["sha256"] != summed(tensors):
+            raise ValueError("the checkpoint was changed after it was written")
         part = {
             name: {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
             for name in ("net", "average", "best")
@@ -162,6 +176,16 @@ class Trainer:
         self.best_score, self.recent = meta["best_score"], meta["recent"]
 
 
+def summed(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names."""
+    sink = hashlib.sha256()
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous().flatten()
+        sink.update(f"{name} {flat.dtype} {len(flat)}".encode())
+        sink.update(flat.view(torch.uint8).numpy().tobytes())
+    return sink.hexdigest()
+
+
 def train(
     net: nn.Module,
     rows: tuple[Tensor, ...],
@@ -174,12 +198,15 @@ def train(
     device: torch.device,
     folder: Path | None,
     progress: Callable[[int, int, str], None] | None,
+    privacy: Privacy | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train `net` on encoded rows; the averaged net and a log (steps, seconds, loss curve as [step, train, held out]).
 
+    Under `privacy` steps are private, and nothing else is taken from the rows: no early stop, no loss curve.
     DivergedError names the step at which the loss was no number.
     """
     began = time.perf_counter()
+    training = replace(training, patience=0) if privacy else training
     seen, held_out = hold_out(rows, training.patience > 0, seed)
     held_out = tuple(t.to(device) for t in held_out)
     training = fitting(training, len(seen[0]))
@@ -187,12 +214,14 @@ def train(
     total = planned(training, len(seen[0]))
     if minutes is not None and not (checkpoint and checkpoint.exists()):
         seconds = SHARE * minutes * 60
-        total = max(1, min(total, int(seconds / pace(net, seen, loss, phases, training, device, looking(minutes)))))
-    run = Trainer(net, phases, training, total)
+        step = pace(net, seen, loss, phases, training, device, looking(minutes), privacy is not None)
+        total = max(1, min(total, int(seconds / step)))
+    private = Steps(seen, privacy.secret, training.batch, training.clip) if privacy else None
+    run = Trainer(net, phases, training, total, private)
     if checkpoint and checkpoint.exists():
         try:
             run.load(checkpoint)
-        except (SafetensorError, KeyError, RuntimeError, ValueError):
+        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError):
             checkpoint.unlink()  # not a checkpoint of this run: begin again
             return train(
                 net,
@@ -205,26 +234,31 @@ def train(
                 device=device,
                 folder=folder,
                 progress=progress,
+                privacy=privacy,
             )
+    if privacy and private:
+        private.sigma = privacy.steps(private.rate, run.steps * len(phases))
     saved = warm = time.perf_counter()
     first = run.step
     every = max(10, len(seen[0]) // training.batch // 4) if training.patience else max(10, run.steps // 40)
     batches = Batches(seen, training.batch, seed, device)
     while run.step < run.steps:
-        value = run.advance(batches[run.step], loss, seed)
+        value = run.advance(() if private else batches[run.step], loss, seed)
         if run.step == first + WARM:
             warm = time.perf_counter()
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value} at step {run.step} of {run.steps}: try a lower training.lr")
         run.recent = value if run.step == 1 else 0.95 * run.recent + 0.05 * value
-        if run.step % every == 0 or run.step == run.steps:
+        if not private and (run.step % every == 0 or run.step == run.steps):
             score = run.score(held_out, loss, phases[-1], seed) if training.patience else None
             run.curve.append([run.step, run.recent, score])
         if progress and (run.step % 10 == 0 or run.step == run.steps):
-            progress(run.step, run.steps, f"loss {run.recent:.3f}")
+            progress(run.step, run.steps, "" if private else f"loss {run.recent:.3f}")
         if checkpoint and time.perf_counter() - saved > CHECKPOINT_SECONDS:
             run.save(checkpoint)
             saved = time.perf_counter()
+    if private and not all(p.isfinite().all() for p in net.parameters()):
+        raise DivergedError(f"the weights are no numbers after {run.steps} steps: try a lower training.lr")
     if run.best:
         run.average.load_state_dict(run.best)
     ended = time.perf_counter()
@@ -282,10 +316,18 @@ def looking(minutes: float) -> float:
 
 
 def pace(
-    net: nn.Module, rows: tuple[Tensor, ...], loss: Loss, phases: Sequence[str], training: Training, device: torch.device, seconds: float
+    net: nn.Module,
+    rows: tuple[Tensor, ...],
+    loss: Loss,
+    phases: Sequence[str],
+    training: Training,
+    device: torch.device,
+    seconds: float,
+    private: bool = False,
 ) -> float:
     """Seconds of a step, from as many steps on a copy of the net as fit into `seconds`, `WARM` at least to warm up and one to time."""
-    trial = Trainer(copy.deepcopy(net), phases, training, 1000)
+    steps = Steps(rows, b"", training.batch, training.clip) if private else None
+    trial = Trainer(copy.deepcopy(net), phases, training, 1000, steps)
     batches = Batches(rows, training.batch, 0, device)
     for _ in range(WARM):
         trial.advance(batches[trial.step], loss, 0)

@@ -15,6 +15,7 @@ from data.arrow import IMAGE_TYPE
 from data.errors import BadInput
 from data.schema import Column, Dataset, Schema, Split
 from evaluators import histograms, tabular
+from evaluators.attacks import attacks
 from evaluators.fidelity import fidelity, shape_errors, trend_errors
 from evaluators.gates import Thresholds, check
 from evaluators.privacy import privacy
@@ -320,6 +321,8 @@ def test_honest_rows_give_nobody_away():
     assert result["membership"]["low"] < 0.5 < result["membership"]["high"]
     assert abs(result["membership"]["real"] - 0.5) < 0.06
     assert result["near"]["synthetic"] < 0.05
+    assert result["attacks"]["informed"]["low"] < 0.5 < result["attacks"]["informed"]["high"]
+    assert all(result["attacks"][name]["low"] < 0.02 for name in ("singling", "inference"))
 
 
 def test_a_copied_training_set_is_caught_by_every_check():
@@ -331,7 +334,16 @@ def test_a_copied_training_set_is_caught_by_every_check():
     assert result["membership"]["low"] > 0.95
     assert result["near"]["synthetic"] > 0.9
     gates = {g["name"]: g["passed"] for g in check({"privacy": result}, publishable=True)}
-    assert [gates[name] for name in ("copies", "dcr", "membership")] == [False] * 3
+    assert [gates[name] for name in ("copies", "dcr", "membership", "informed", "inference")] == [False] * 5
+    assert result["attacks"]["singling"]["risk"] > 0.05
+
+
+def test_attacks_on_next_to_nothing_try_nothing():
+    schema = Schema("density", None, (Column("c", "category", "string", categories=("a", "b")),))
+    rows = Dataset(schema, pa.table({"c": ["a", "b"] * 6}))
+    result = plain(attacks(rows, rows, rows))
+    assert result["singling"]["attempts"] == result["inference"]["attempts"] == result["inference"]["risk"] == 0
+    assert result["informed"]["auc"] == 0.5
 
 
 def test_rows_are_equal_whatever_their_chunks_and_dictionaries():
@@ -356,6 +368,7 @@ def good_scores() -> dict:
             "copies": {"synthetic": 0.0, "real": 0.0, "real_high": 0.001},
             "dcr": {"share": 50.5, "low": 49.0, "high": 52.0, "real": 50.0},
             "membership": {"auc": 0.51, "low": 0.5, "high": 0.52, "real": 0.5},
+            "attacks": {"informed": {"low": 0.49}, "singling": {"low": -0.02}, "inference": {"low": 0.01}},
         },
         "quality": {"passed": True, "failed": []},
     }
@@ -369,6 +382,9 @@ PATHS = {
     "copies": ("privacy", "copies", "real_high"),
     "dcr": ("privacy", "dcr", "low"),
     "membership": ("privacy", "membership", "low"),
+    "informed": ("privacy", "attacks", "informed", "low"),
+    "singling": ("privacy", "attacks", "singling", "low"),
+    "inference": ("privacy", "attacks", "inference", "low"),
     "quality": ("quality", "passed"),
 }
 
@@ -405,7 +421,9 @@ def test_a_generator_that_must_not_publish_never_passes():
 
 
 def test_thresholds_are_held():
-    tight = Thresholds(utility=0.91, detector=0.6, shape=1, trend=1, copies=-0.01, dcr=48, membership=0.4)
+    tight = Thresholds(
+        utility=0.91, detector=0.6, shape=1, trend=1, copies=-0.01, dcr=48, membership=0.4, informed=0.4, singling=-1, inference=-1
+    )
     assert {g["name"] for g in check(good_scores(), tight, publishable=True) if not g["passed"]} == set(PATHS) - {"quality"}
 
 

@@ -289,9 +289,11 @@ def states(flow_run_id) -> dict[str, str]:
         return found
 
 
-def test_the_flow_publishes_and_the_second_run_is_cached(server):
+def test_the_flow_publishes_and_the_second_run_is_cached(server, monkeypatch):
     from flows.synthesize import synthesize
 
+    events = []
+    monkeypatch.setattr("flows.synthesize.emit_event", lambda event, resource, payload: events.append((event, resource, payload)))
     first = synthesize(learner(), return_state=True)
     outcome = first.result()
     assert outcome.folder == Path("out/iris/v1")
@@ -306,15 +308,23 @@ def test_the_flow_publishes_and_the_second_run_is_cached(server):
     from prefect.artifacts import Artifact
 
     assert "published" in Artifact.get("verdict-iris").data
+    assert "learnt on synthetic" in Artifact.get("verdict-iris").data
     assert "report.html" in Artifact.get("report-iris").data
     assert "utility" in json.dumps(Artifact.get("scores-iris").data)
+    ((event, resource, payload),) = events  # the second run found the release told
+    assert (event, resource["prefect.resource.id"]) == ("alfar.release.published", "alfar.dataset.iris")
+    assert (payload["version"], payload["rows"], payload["verdict"]) == ("v1", 120, "published")
 
 
-def test_a_quarantined_run_says_so(server):
+def test_a_quarantined_run_says_so(server, monkeypatch):
     from flows.synthesize import synthesize
 
+    events = []
+    monkeypatch.setattr("flows.synthesize.emit_event", lambda event, resource, payload: events.append((event, payload["reasons"][0])))
     state = synthesize(order(gates={**LOOSE, "utility": 5}), return_state=True)
     assert state.name == "Quarantined"
+    assert events[0][0] == "alfar.release.quarantined"
+    assert "utility" in events[0][1]
     assert not releases.releases("out")
 
 

@@ -221,6 +221,15 @@ def test_it_learns_what_the_label_says(name):
         assert ((top >= low) & (top <= high)).float().mean() > 0.9, label
 
 
+def test_fine_styles_of_oneself_change_nothing_and_those_of_others_do():
+    torch.manual_seed(0)
+    maker = make("image/stylegan", SMALL["image/stylegan"]).build(ImageCodec.fit(pictures(1, (8, 8), 0))).maker.eval()
+    noise, y = torch.randn(3, maker.noise), torch.tensor([0, 1, 1])
+    own, mixed = maker.truncated(noise, y, 0.7), maker.mixed(noise, y, noise[1, : maker.latent], 0.7)
+    assert torch.allclose(mixed[1], own[1], atol=1e-6)
+    assert all((mixed[i] - own[i]).abs().max() > 1e-4 for i in (0, 2))
+
+
 # ---- sizes
 
 

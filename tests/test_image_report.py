@@ -358,7 +358,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("catalogue")
-def test_real_images_are_on_the_private_page_and_nowhere_in_the_release(tmp_path: Path) -> None:
+def test_real_images_are_on_the_private_page_and_nowhere_in_the_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = digits(300)
     marked = noise(10, 1, 8, 8, seed=5)  # one image of each label that is like no other
     images = np.concatenate([pixels(real.table["image"]), marked])
@@ -389,9 +389,11 @@ def test_real_images_are_on_the_private_page_and_nowhere_in_the_release(tmp_path
     assert "How an image comes about" in report
     assert "8 of the steps" in " ".join(Page(report).text.split())
     assert synthesize(job).private == private
+    monkeypatch.setattr(Stub, "caption", "A sweep of nothing.")
     more = resample(outcome.folder, 50, 1, Asked(), "more", "out")
     assert more.private is None
     assert (more.folder / "report.html").read_text().count('<img class="sheet"') == 10 + 1
+    assert "A sweep of nothing." in (more.folder / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("catalogue")

@@ -1,6 +1,7 @@
 """CSV and its relatives: encoding, delimiter, numbers and dates are found out, all columns are read as text first.
 
-Values are trimmed. A column gets a type only when every value has it: a code such as 007 stays text.
+Values are trimmed. A column gets a type only when every value has it: a code such as 007 stays text. A file of more than `LARGE` bytes
+is read in a stream: encoding and delimiter are those of its beginning, types those of a sample of its rows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ import pyarrow.csv
 
 from data.errors import BadInput
 from data.infer import check_names
+from data.sources.sampling import Sample
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 NULLS = pa.array(["", "NA", "N/A", "null", "NULL", "NaN", "nan", "None", "?", "-"])
@@ -31,6 +34,7 @@ BOMS = (
 )
 LEGACY = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "koi8_r", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"]
 MAX_LINE = 8_000_000  # bytes
+LARGE = 500_000_000  # bytes
 SAMPLE = 100_000  # characters from which the delimiter is found out
 INTEGER = r"^[+-]?[0-9]+$"
 DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -56,6 +60,34 @@ def read(path: Path, *, delimiter: str | None = None, encoding: str | None = Non
     delimiter = delimiter or find_delimiter(path, text[:SAMPLE], whole=len(text) <= SAMPLE)
     check_quotes(path, text, delimiter)
     table = parsed(path, text.encode() + b"\n", delimiter)
+    return converted(table, encoding, delimiter)
+
+
+def stream(path: Path, sample: Sample, *, delimiter: str | None = None, encoding: str | None = None) -> tuple[pa.Table, tuple[str, ...]]:
+    """The same of the rows that the sample keeps, with one block of the file in memory at a time."""
+    with path.open("rb") as file:
+        raw = file.read(MAX_LINE)
+    text, encoding = decoded(path, raw[: raw.rfind(b"\n") + 1], encoding)
+    delimiter = delimiter or find_delimiter(path, text[:SAMPLE], whole=False)
+    names: list[str] = []
+    ragged: list[pyarrow.csv.InvalidRow] = []
+    plain = "utf8" if encoding.startswith("utf-8") else encoding
+    try:
+        for batch in pyarrow.csv.open_csv(path, **reading(text.lstrip("\r\n").encode(), delimiter, ragged, plain)):
+            table = pa.Table.from_batches([batch])
+            if not names:
+                names, table = header(table), table.slice(1)
+            whole(path, ragged)
+            sample.add(table.rename_columns(names))
+    except (pa.ArrowException, UnicodeError):
+        raise BadInput(f"{path} cannot be split into rows of {encoding}: look for an open quote, or give delimiter and encoding") from None
+    if not sample.total:
+        raise BadInput(f"{path} has a header but no rows")
+    return converted(sample.table(), encoding, delimiter)
+
+
+def converted(table: pa.Table, encoding: str, delimiter: str) -> tuple[pa.Table, tuple[str, ...]]:
+    """Columns of text in the types of their values, and what was found out."""
     notes = [f"encoding {encoding}", f"delimiter {DELIMITERS.get(delimiter, repr(delimiter))}"]
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
@@ -146,6 +178,19 @@ def parsed(path: Path, text: bytes, delimiter: str) -> pa.Table:
     if len(delimiter) != 1 or delimiter in '"\r\n' or ord(delimiter) > 127:
         raise BadInput(f"the delimiter must be one character such as , or ;, not {delimiter[:20]!r}")
     ragged: list[pyarrow.csv.InvalidRow] = []
+    try:
+        table = pyarrow.csv.read_csv(pa.BufferReader(text), **reading(text, delimiter, ragged))
+    except pa.ArrowInvalid:
+        raise BadInput(f"{path} cannot be split into rows: look for an open quote, or give the delimiter") from None
+    names = header(table)
+    whole(path, ragged)
+    if table.num_rows < 2:
+        raise BadInput(f"{path} has a header but no rows")
+    return table.slice(1).rename_columns(names)
+
+
+def reading(text: bytes, delimiter: str, ragged: list[pyarrow.csv.InvalidRow], encoding: str = "utf8") -> dict[str, Any]:
+    """How pyarrow reads rows whose first is in `text`: everything as text, `ragged` gets the first row of another width."""
 
     def note(row: pyarrow.csv.InvalidRow) -> str:
         if not ragged:
@@ -154,23 +199,27 @@ def parsed(path: Path, text: bytes, delimiter: str) -> pa.Table:
 
     first = text[:1_000_000].split(b"\n")[0]
     width = first.count(delimiter.encode()) + 1
-    try:
-        table = pyarrow.csv.read_csv(
-            pa.BufferReader(text),
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=2 * MAX_LINE),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note),
-            convert_options=pyarrow.csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(width)}),
-        )
-    except pa.ArrowInvalid:
-        raise BadInput(f"{path} cannot be split into rows: look for an open quote, or give the delimiter") from None
+    return {
+        "read_options": pyarrow.csv.ReadOptions(
+            use_threads=False, autogenerate_column_names=True, block_size=2 * MAX_LINE, encoding=encoding
+        ),
+        "parse_options": pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note),
+        "convert_options": pyarrow.csv.ConvertOptions(column_types={f"f{i}": pa.string() for i in range(width)}),
+    }
+
+
+def header(table: pa.Table) -> list[str]:
+    """The names in the first row. BadInput when they cannot be names."""
     names = [str(table[i][0].as_py() or "").strip() for i in range(table.num_columns)]
     check_names(names)
+    return names
+
+
+def whole(path: Path, ragged: list[pyarrow.csv.InvalidRow]) -> None:
+    """BadInput for a row of another width."""
     if ragged:
         row = ragged[0]
         raise BadInput(f"{path}: row {row.number:,} has {row.actual_columns} values where the header has {row.expected_columns} names")
-    if table.num_rows < 2:
-        raise BadInput(f"{path} has a header but no rows")
-    return table.slice(1).rename_columns(names)
 
 
 def by_words(column: pa.ChunkedArray, convert: Callable[[pa.Array], pa.Array | None]) -> pa.ChunkedArray | None:

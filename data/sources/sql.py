@@ -15,9 +15,11 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
+from data.environment import filled
 from data.errors import BadInput
 from data.infer import check_names
 from data.sources import delimited
+from data.sources.sampling import Sample
 
 CHUNK = 50_000  # rows fetched at a time
 HIDDEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/", re.DOTALL)  # literals, quoted names, comments
@@ -29,7 +31,7 @@ def name(url: str) -> str:
     return Path(parse(url).database or parse(url).drivername).stem
 
 
-def read(url: str, query: str | None) -> pa.Table:
+def read(url: str, query: str | None, sample: Sample) -> pa.Table:
     """The result of one SELECT. BadInput for a database that is missing, a query that is not one SELECT, or an SQL error."""
     parsed = parse(url)
     engine = connect(parsed)
@@ -40,17 +42,23 @@ def read(url: str, query: str | None) -> pa.Table:
                 raise BadInput(f"a database needs a query (--query 'select …'); it has the tables {', '.join(tables[:20]) or '(none)'}")
             statement = checked(query)
             with engine.connect().execution_options(postgresql_readonly=True) as connection:
-                return fetch(connection, statement)
+                return fetch(connection, statement, sample)
     finally:
         engine.dispose()
 
 
 def parse(url: str) -> URL:
-    """The parts of a URL. BadInput does not repeat it: it may hold a password."""
+    """The parts of a URL, `${NAME}` in user, password and host filled in. BadInput does not repeat it: it may hold a password."""
     try:
-        return sa.make_url(url)
+        parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         raise BadInput("the database URL cannot be understood: write it like sqlite:///shop.db or postgresql://user@host/base") from None
+    return parsed.set(username=secret(parsed.username), password=secret(parsed.password), host=secret(parsed.host))
+
+
+def secret(part: str | None) -> str | None:
+    """A part of a URL, filled in from the environment."""
+    return part and filled(str(part))
 
 
 def connect(url: URL) -> Engine:
@@ -96,18 +104,17 @@ def explained(url: URL) -> Iterator[None]:
         raise BadInput(f"the database {url.database!r} refused: {error}") from None
 
 
-def fetch(connection: Connection, statement: str) -> pa.Table:
-    """The rows of a statement, in chunks, then each column under one type."""
+def fetch(connection: Connection, statement: str, sample: Sample) -> pa.Table:
+    """The rows of a statement that the sample keeps, in chunks, then each column under one type."""
     result = connection.execution_options(stream_results=True).exec_driver_sql(statement)
     names = list(result.keys())
     check_names(names)
-    chunks: list[list[pa.Array]] = [[] for _ in names]
     for rows in result.partitions(CHUNK):
-        for column, values in zip(chunks, zip(*rows, strict=True), strict=True):
-            column.append(array(list(values)))
-    if not chunks[0]:
+        sample.add(pa.table([array(list(values)) for values in zip(*rows, strict=True)], names=names))
+    if not sample.total:
         raise BadInput("the query returns no rows: there is nothing to learn from")
-    return pa.table([unified(column) for column in chunks], names=names)
+    kept = sample.chunks()
+    return pa.table([unified([table[name].combine_chunks() for table in kept]) for name in names], names=names)
 
 
 def array(values: list[Any]) -> pa.Array:

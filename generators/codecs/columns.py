@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,10 @@ class Categories:
     def tokens(self) -> np.ndarray:
         """float64 [V]: each token's share."""
         return self.shares
+
+    def reweighted(self, shares: np.ndarray) -> Categories:
+        """The same with other shares, float64 [V], of its tokens."""
+        return replace(self, shares=shares)
 
     @property
     def block(self) -> int:
@@ -170,6 +174,12 @@ class Quantiles:
         """float64 [V]: each token's share."""
         shares = np.bincount(self.token, weights=np.diff(self.ends, prepend=0.0)) * (1 - self.nulls)
         return np.append(shares, self.nulls) if self.nulls else shares
+
+    def reweighted(self, shares: np.ndarray) -> Quantiles:
+        """The same with other shares, float64 [V], of its tokens; the segments of a token share its rows evenly."""
+        nulls = float(shares[-1]) if self.nulls else 0.0
+        apiece = shares[: self.token[-1] + 1] / np.bincount(self.token)
+        return replace(self, ends=np.cumsum(apiece[self.token]) / apiece[self.token].sum(), nulls=nulls)
 
     @property
     def first(self) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from data.terms import Test
 from generators.base import Codec, Rows
 from generators.codecs.columns import Categories, Code, Quantiles
 from generators.codecs.ids import Ids
+from generators.private import Privacy
 
 KINDS: dict[str, type[Categories] | type[Quantiles] | type[Ids]] = {
     "category": Categories,
@@ -59,6 +60,21 @@ class TableCodec(Codec):
 
     def filled(self, rows: Rows) -> float:
         return self.cells
+
+    def noised(self, privacy: Privacy) -> Self:
+        """The same with shares of its tokens under noise: a row adds 1 to one token of each column.
+
+        A column's counts are drawn together by as much as the noise makes of their differences (James, Stein: Estimation with Quadratic
+        Loss, 1961), and a token keeps a row at least.
+        """
+        tokens = [code.tokens for code in self.codes]
+        counts, noise = privacy.summed(np.concatenate(tokens) * self.seen, len(tokens) ** 0.5)
+        codes = []
+        for code, part in zip(self.codes, np.split(counts, np.cumsum([len(t) for t in tokens])[:-1]), strict=True):
+            kept = max(0.0, 1 - noise**2 / max(part.var(), 1e-12))
+            even = np.maximum(part.mean() + kept * (part - part.mean()), 1.0)
+            codes.append(code.reweighted(even / even.sum()))
+        return replace(self, codes=tuple(codes))
 
     @property
     def names(self) -> list[str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from generators.train import Training
 SLOW = 0.01  # the rate of the layers of f, of that of all others
 GROUP = 4  # images whose deviation is seen together
 TRACKED = 0.01  # how fast the mean style follows
+WIDEST = 512  # channels
 
 
 def normal(x: Tensor) -> Tensor:
@@ -139,6 +141,13 @@ class Maker(nn.Module):
         w = self.centre[y].lerp(self.style(z, y), psi)  # (6)
         return self.image(w[:, None].expand(-1, len(self.layers), -1), pixels)
 
+    def mixed(self, noise: Tensor, y: Tensor, other: Tensor, psi: float) -> Tensor:
+        """Images whose upper half of the layers takes the style of one other draw [latent]."""
+        z, _, pixels = noise.split([self.latent, self.latent, sum(self.pixels)], dim=1)
+        own, fine = (self.centre[y].lerp(self.style(source, y), psi) for source in (z, other.expand_as(z)))
+        upper = torch.arange(len(self.layers)) >= len(self.layers) // 2
+        return self.image(torch.where(upper[:, None], fine[:, None], own[:, None]), pixels)  # (5)
+
     def image(self, w: Tensor, pixels: Tensor) -> Tensor:
         """Images of a style for each layer, w [n, layers, S], and noise for each of their pixels."""
         noises = pixels.split(self.pixels, dim=1)
@@ -193,9 +202,11 @@ def spread(h: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class StyleGAN(Adversarial, Unfolding):
-    """Maps of `width` channels at the full size, twice as many at each halving; styles of `style` numbers; `mixing` is the share of (5).
+    """Maps of `width` channels at the full size, twice as many at each halving, `WIDEST` at most; styles of `style` numbers; `mixing` is
+    the share of (5).
 
-    `truncation` is psi: 1 is P(x|y) as learnt, less is plainer. Its steps are a sweep of psi from 0 to it.
+    `truncation` is psi: 1 is P(x|y) as learnt, less is plainer. Its steps are a sweep of psi from 0 to it, and, for the second half
+    of the images, fine styles of other draws, a draw for each step, before their own.
     """
 
     width: int = 12
@@ -203,6 +214,10 @@ class StyleGAN(Adversarial, Unfolding):
     mixing: float = 0.5
     truncation: float = 1.0
     game: Game = Game(loss="logistic")
+    caption: ClassVar[str] = (
+        "Upper half: truncation, from the label's mean style, at the left, to the style as drawn. Lower half: style mixing: "
+        "all images of a column have its fine style, each line keeps its coarse one, and the last column is a line's own."
+    )
     training: Training = Training(epochs=40, least_steps=1000, batch=64, lr=2e-3, betas=(0.0, 0.95), ema=0.999, decay=0.7)
 
     def maker(self, codec: ImageCodec) -> Maker:
@@ -215,10 +230,14 @@ class StyleGAN(Adversarial, Unfolding):
 
     def widths(self, codec: ImageCodec) -> list[int]:
         """The channels of the maps, from the full size to the smallest."""
-        return [self.width * 2**k for k in range(halvings(codec.shape) + 1)]
+        return [min(WIDEST, self.width * 2**k) for k in range(halvings(codec.shape) + 1)]
 
     def frames(self, net: Players, labels: Tensor, rng: torch.Generator, count: int) -> Tensor:
-        noise = torch.randn(len(labels), net.maker.noise, generator=rng)
-        return torch.stack(
-            [unsigned(net.maker.truncated(noise, labels, psi)) for psi in torch.linspace(0, self.truncation, count).tolist()]
-        )
+        maker, half = net.maker, (len(labels) + 1) // 2
+        noise = torch.randn(len(labels), maker.noise, generator=rng)
+        others = torch.randn(count - 1, maker.latent, generator=rng)
+        steps = [
+            torch.cat([maker.truncated(noise[:half], labels[:half], psi), maker.mixed(noise[half:], labels[half:], other, self.truncation)])
+            for psi, other in zip(torch.linspace(0, self.truncation, count).tolist(), others, strict=False)
+        ]
+        return torch.stack([unsigned(x) for x in (*steps, maker.truncated(noise, labels, self.truncation))])

@@ -34,7 +34,7 @@ class MLP(nn.Module):
 def one_hot(tokens: Tensor, sizes: list[int]) -> Tensor:
     """int64 [n, K] -> float [n, V_1 + … + V_K]: a group of V_k for each column."""
     starts = torch.tensor([0, *sizes], device=tokens.device).cumsum(0)[:-1]
-    return torch.zeros(len(tokens), sum(sizes), device=tokens.device).scatter_(1, tokens + starts, 1.0)
+    return torch.zeros(len(tokens), sum(sizes), device=tokens.device).scatter(1, tokens + starts, 1.0)
 
 
 def log_softmax(logits: Tensor, sizes: list[int]) -> Tensor:

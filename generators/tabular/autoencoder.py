@@ -7,21 +7,24 @@ Ghosh, Sajjadi, Vergari, Black, Schölkopf: From Variational to Deterministic Au
     (3)  loss = - log p(x|h) + pull |encoder(x)|^2 / 2                     the pull keeps the codes together, sigma keeps them apart
     (4)  p(h) = sum_m w_m N(h; mu_m, S_m)                                  EM on the codes (1) of the rows, once the decoder is trained
 
-The codes, whitened, are a table of quantities, and `tabular/gmm` is what learns it. Sampling draws h from the mixture, then every column
-from its likelihood (never its mean). Bins of equal mass cut a quantity's rank Phi(z).
+The codes, whitened, are a table of quantities, and `tabular/gmm` is what learns it; under differential privacy it is one Gaussian. Sampling
+draws h from the mixture, then every column from its likelihood (never its mean). Bins of equal mass cut a quantity's rank Phi(z).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from generators.base import Descending, Rows, Run
 from generators.codecs.table import MixedCodec
 from generators.nets.mlp import MLP, binned, cross_entropy, draw, one_hot, within
+from generators.private import Privacy
 from generators.tabular.gmm import GMM, Mixture
 from generators.train import Training
 
@@ -68,6 +71,13 @@ class Autoencoder(Descending):
     density: GMM = GMM()
     training: Training = Training(epochs=20, least_steps=300, batch=512, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[MixedCodec]] = MixedCodec
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "depth": 2,
+        "bins": 32,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
+    sums: ClassVar[int] = 2  # the moments of the codes are another
 
     def build(self, codec: MixedCodec) -> Coded:
         coder = Coder(len(codec.scores), codec.sizes, self.latent, self.hidden, self.depth, self.bins)
@@ -80,6 +90,8 @@ class Autoencoder(Descending):
         with torch.no_grad():
             parts = [net.coder.encode(*part) for part in zip(*(t.to(run.device).split(ROWS) for t in rows), strict=True)]
             codes = torch.cat(parts).cpu()
+            if run.privacy is not None:
+                return gathered(net.cpu(), self.sigma, codes, run.privacy)
             codes += self.sigma * torch.randn(codes.shape, generator=torch.Generator().manual_seed(run.seed))  # (1)
             net.middle, net.scale = codes.mean(0), codes.std()
             table = (codes - net.middle) / net.scale
@@ -102,3 +114,22 @@ class Autoencoder(Descending):
         tokens = torch.cat([draw(net.coder.decoder(h), net.coder.groups, rng) for h in (net.middle + net.scale * table).split(ROWS)])
         c, bins = tokens.split([len(net.coder.sizes), tokens.shape[1] - len(net.coder.sizes)], dim=1)
         return within(bins, self.bins, rng), c
+
+
+def gathered(net: Coded, sigma: float, codes: Tensor, privacy: Privacy) -> Coded:
+    """The net with one Gaussian for (4), from the sums of codes [n, latent] and of their squares under noise.
+
+    No code counts as longer than the root of `latent`; the noise of (1), which nobody learnt from, only adds its variance.
+    """
+    latent, most = codes.shape[1], codes.shape[1] ** 0.5
+    codes = (codes * (most / codes.norm(dim=1, keepdim=True).clamp(min=most))).double()
+    sums = torch.cat([codes.sum(0), (codes.T @ codes / most).flatten()]).numpy()
+    means, squares = np.split(privacy.summed(sums, most * 2**0.5)[0] / privacy.rows, [latent])
+    spread = most * squares.reshape(latent, latent) - np.outer(means, means)
+    values, axes = np.linalg.eigh((spread + spread.T) / 2)
+    spread = (axes * (values.clip(min=0) + sigma**2)) @ axes.T
+    scale = np.sqrt(np.trace(spread) / latent)
+    net.middle, net.scale = torch.from_numpy(means).float(), torch.tensor(scale).float()
+    net.density.weights[0] = 1.0
+    net.density.spread[0] = torch.from_numpy(np.linalg.cholesky(spread / scale**2))
+    return net

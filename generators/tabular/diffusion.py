@@ -16,6 +16,7 @@ evaluation, their counts split by a multinomial draw. A column's fine digit is h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -93,6 +94,13 @@ class Diffusion(Descending):
     spread: float = 0.5
     training: Training = Training(epochs=40, least_steps=300, batch=512, lr=4e-3, weight_decay=0.1, clip=1.0, ema=0.999, decay=0.4)
     codec: ClassVar[type[TokenCodec]] = TokenCodec
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "depth": 3,
+        "width": 8,
+        "dropout": 0.0,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: TokenCodec) -> Denoiser:
         return Denoiser(codec.shares, self.hidden, self.depth, self.width, self.dropout)
@@ -107,7 +115,8 @@ class Diffusion(Descending):
 
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         trained: Any = self.descend(net, rows, run)
-        calibrate([leave.bias for leave in trained.leave], rows[0], trained.ordered)  # (4)
+        if run.privacy is None:
+            calibrate([leave.bias for leave in trained.leave], rows[0], trained.ordered)  # (4)
         return trained
 
     def noise(self, net: Denoiser, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ Comparing each made row with a real one keeps variety without packing rows; the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -91,6 +92,12 @@ class GAN(Descending):
     training: Training = Training(epochs=24, least_steps=800, batch=256, lr=1e-3, betas=(0.0, 0.95), ema=0.9995, decay=0.7)
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[MixedCodec]] = MixedCodec
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "depth": 2,
+        "penalty": 0.0,
+        "training": {"steps": 1000, "batch": 512, "lr": 1e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: MixedCodec) -> Pair:
         return Pair(len(codec.scores), codec.priors, self.noise, self.hidden, self.depth)
@@ -98,7 +105,7 @@ class GAN(Descending):
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         trained: Any = self.descend(net, rows, run).cpu()
         rng = torch.Generator().manual_seed(run.seed)
-        if trained.sizes:
+        if trained.sizes and run.privacy is None:
             biases = list(trained.maker.leave.bias[trained.scores :].split(trained.sizes))
             for _ in range(PASSES):
                 calibrate(biases, rows[1], lambda part: made(trained, len(part), rng))  # (6)
@@ -115,6 +122,8 @@ class GAN(Descending):
         tokens = [F.gumbel_softmax(part, tau=self.heat, hard=True) for part in logits.split(net.sizes, dim=1)] if net.sizes else []  # (2)
         fake = torch.cat([scores, *tokens], dim=1)
         if phase == "critic":
+            if not self.penalty:
+                return preferred(net.judge(real, condition), net.judge(fake.detach(), condition))
             real, fake = real.requires_grad_(), fake.detach().requires_grad_()
             on_real, on_fake = net.judge(real, condition), net.judge(fake, condition)
             steep = sum(slope(on, x) for on, x in ((on_real, real), (on_fake, fake)))

@@ -52,6 +52,12 @@ class MADE(Descending, Completing):
     dropout: float = 0.2
     training: Training = Training(epochs=40, least_steps=600, batch=256, lr=1e-2, weight_decay=0.1, ema=0.995, patience=2)
     codec: ClassVar[type[TokenCodec]] = TokenCodec
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 16,
+        "width": 8,
+        "dropout": 0.0,
+        "training": {"steps": 1000, "batch": 512, "lr": 5e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: TokenCodec) -> MaskedNet:
         last = codec.positions[codec.target].start if codec.target is not None and codec.seen >= MANY else None
@@ -62,7 +68,8 @@ class MADE(Descending, Completing):
 
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         trained: Any = self.descend(net, rows, run)
-        calibrate([leave.bias for leave in trained.last], rows[0][:, trained.order], trained)  # (7)
+        if run.privacy is None:
+            calibrate([leave.bias for leave in trained.last], rows[0][:, trained.order], trained)  # (7)
         return trained
 
     def log_prob(self, net: MaskedNet, rows: Rows) -> Tensor:

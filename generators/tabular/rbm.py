@@ -20,8 +20,9 @@ have any number of modes, or one Gaussian unit.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -114,6 +115,12 @@ class RBM(Neural):
     rounds: int = 24
     training: Training = Training(epochs=20, least_steps=500, batch=256, lr=3e-3, betas=(0.5, 0.99), weight_decay=0.1, ema=0.998)
     codec: ClassVar[type[MixedCodec]] = MixedCodec
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "bins": 32,
+        "persistent": False,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: MixedCodec) -> Machine:
         return Machine(len(codec.scores), codec.priors, self.bins, self.hidden, self.chains)

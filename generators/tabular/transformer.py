@@ -145,6 +145,12 @@ class Transformer(Descending, Completing):
     shuffled: float = 0.5
     training: Training = Training(epochs=40, least_steps=600, batch=256, lr=6e-3, weight_decay=0.01, ema=0.995, patience=2)
     codec: ClassVar[type[TokenCodec]] = TokenCodec
+    private: ClassVar[Mapping[str, Any]] = {
+        "width": 32,
+        "dropout": 0.0,
+        "shuffled": 0.0,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: TokenCodec) -> RowNet:
         if self.width % self.heads:
@@ -158,7 +164,8 @@ class Transformer(Descending, Completing):
 
     def learn(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
         trained: Any = self.descend(net, rows, run)
-        calibrate(list(trained.log_shares), rows[0], lambda tokens: trained(tokens, own(trained, tokens)))  # (6)
+        if run.privacy is None:
+            calibrate(list(trained.log_shares), rows[0], lambda tokens: trained(tokens, own(trained, tokens)))  # (6)
         return trained
 
     def log_prob(self, net: RowNet, rows: Rows, orders: Tensor | None = None) -> Tensor:

@@ -14,8 +14,9 @@ which a Gaussian cannot. Sampling draws h from the prior, then every column from
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,14 @@ class VAE(Neural):
     warm_up: int = 500
     training: Training = Training(epochs=40, least_steps=300, batch=512, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[MixedCodec]] = MixedCodec
+    private: ClassVar[Mapping[str, Any]] = {
+        "hidden": 64,
+        "depth": 2,
+        "bins": 32,
+        "modes": 16,
+        "warm_up": 0,
+        "training": {"steps": 1000, "batch": 512, "lr": 3e-3, "weight_decay": 0.0, "clip": 1.0, "ema": 0.99},
+    }
 
     def build(self, codec: MixedCodec) -> VAENet:
         return VAENet(len(codec.scores), codec.sizes, self.latent, self.hidden, self.depth, self.bins, self.modes)
@@ -75,9 +84,10 @@ class VAE(Neural):
         h = mean + log_scale.exp() * torch.randn_like(mean)  # (1)
         kl = normal(h, mean, log_scale).sum(1) - net.prior(h)
         surprise = cross_entropy(net.decoder(h), net.tokens(z, c), net.groups)  # (3)
-        if net.training:
+        beta = self.beta
+        if net.training and self.warm_up:
             net.warm += 1
-        beta = self.beta * min(1.0, net.warm.item() / max(1, self.warm_up)) if net.training else self.beta
+            beta *= min(1.0, net.warm.item() / self.warm_up)
         return (surprise + beta * kl).mean()  # (4)
 
     def sample(self, net: VAENet, n: int, rng: torch.Generator) -> Rows:
