@@ -36,7 +36,7 @@ import pyarrow as pa
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from flows import folders
-from flows.job import Job, Reading
+from flows.job import Job
 
 if TYPE_CHECKING:
     from evaluators.protocol import Fit, Ground
@@ -334,7 +334,7 @@ def candidates(jobs: Sequence[Job], root: Path, prepared: Path, referred: Path) 
     for job in jobs:
         with folders.looking() as found:
             stages.candidate(job, root, prepared, referred)
-        there.append(None if found.complete or job.database else found.folders)
+        there.append(None if found.complete or job.database or job.epsilon else found.folders)
     shared = cluster.lend(files([prepared, referred]))
     results = cluster.spread(
         filled,
@@ -354,8 +354,9 @@ def candidates(jobs: Sequence[Job], root: Path, prepared: Path, referred: Path) 
 
 
 def lean(job: Job) -> str:
-    """What of a job a worker has to know: not where the rows come from, nor where they go."""
-    return job.model_copy(update={"source": Reading.model_validate("sent"), "test": None, "to": "releases"}).model_dump_json()
+    """What of a job a worker has to know: no source, no destination, no hook."""
+    said = job.model_dump(mode="json", include={"generator", "rows", "seed", "minutes", "device"})
+    return json.dumps({"source": "sent", **said})
 
 
 def filled(
@@ -371,7 +372,7 @@ def filled(
         root = Path(place)
         unpack({**shared, **known}, root)
         try:
-            stages.candidate(Job.model_validate_json(job), root, root / prepared, root / referred)
+            stages.candidate(Job.of(json.loads(job)), root, root / prepared, root / referred)
         except Exception as error:  # one generator that fails is a line of the leaderboard
             return {}, f"{type(error).__name__}: {error}"
         made = files([folder for folder in root.iterdir() if folder.is_dir()])

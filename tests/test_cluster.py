@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import shutil
 import signal
 import sys
 import time
@@ -24,20 +26,19 @@ from generators import fitted as fitting
 from generators.drawing import Tally
 from generators.registry import make
 
-CELLS = 5_000
+CELLS, DRAWS = 5_000, 20
 ROOT = Path(__file__).parent.parent
-LOOSE = {"utility": -99, "detector": 1, "shape": 100, "trend": 100, "copies": 1, "dcr": 100, "membership": 1}
 SMALL = {"name": "tabular/made", "hidden": 8, "training": {"steps": 20, "patience": 0}}
 pytestmark = pytest.mark.xdist_group("cluster")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_chunks(tmp_path_factory):
-    """Here, and in every worker that a test starts, so that few rows are many chunks."""
-    code = tmp_path_factory.mktemp("preload") / "small.py"
-    code.write_text(f"from generators import fitted\n\nfitted.CELLS = {CELLS}\n")
-    with pytest.MonkeyPatch.context() as patch, config.set({"distributed.worker.preload": [str(code)]}):
+def small_chunks():
+    """Here, and in every worker that a test starts, so that few rows are many chunks; and few redraws."""
+    code = f"from evaluators import protocol; from generators import fitted; fitted.CELLS, protocol.DRAWS = {CELLS}, {DRAWS}"
+    with pytest.MonkeyPatch.context() as patch, config.set({"distributed.worker.preload": [code]}):
         patch.setattr(fitting, "CELLS", CELLS)
+        patch.setattr(protocol, "DRAWS", DRAWS)
         yield
 
 
@@ -45,7 +46,7 @@ def small_chunks(tmp_path_factory):
 def workers(small_chunks):
     """Two processes that a scheduler of their own knows."""
     with cluster.dask().LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs="CRITICAL"
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0", silence_logs="CRITICAL"
     ) as found:
         yield found.scheduler_address
 
@@ -162,25 +163,26 @@ def test_judges_say_the_same(iris, workers):
 
 
 def test_candidates_are_made_by_workers_once(workers, tmp_path, monkeypatch):
-    job = Job.of({"source": "iris", "rows": 60})
-    diverging = {**SMALL, "training": {"steps": 20, "learning_rate": 1e30}}
-    jobs = [job.model_copy(update={"generator": one, "seed": 4}) for one in (SMALL, {"name": "tabular/marginal"}, diverging)]
-    scores = []
-    for place in ("here", "there"):
-        root = tmp_path / place
-        root.mkdir()
-        prepared = stages.prepare(stages.plan(job), root).folder
-        referred = stages.refer(job, root, prepared).folder
-        if place == "there":
-            with cluster.joined(workers):
-                made = list(cluster.candidates(jobs, root, prepared, referred))
-                assert made[:2] == [None, None]
-                assert "loss" in made[2]
-                monkeypatch.setattr(cluster, "filled", None)
-                assert list(cluster.candidates(jobs[:2], root, prepared, referred)) == [None, None]
-            assert all(stages.fit(one, root, prepared).cached for one in jobs[:2])
-        scores.append([stages.candidate(one, root, prepared, referred)["scores"] for one in jobs[:2]])
-    assert scores[0] == scores[1]
+    job = Job.of({"source": "iris", "rows": 60, "generator": "tabular/marginal", "seed": 4})
+    diverging = job.model_copy(update={"generator": {**SMALL, "training": {"steps": 20, "lr": 1e30}}})
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    prepared = stages.prepare(stages.plan(job), here).folder
+    referred = stages.refer(job, here, prepared).folder
+    shutil.copytree(here, there)
+    scores = stages.candidate(job, here, prepared, referred)["scores"]
+    with cluster.joined(workers):
+        made = list(cluster.candidates([job, diverging], there, prepared, referred))
+        assert made[0] is None
+        assert "loss" in made[1]
+        monkeypatch.setattr(cluster, "filled", None)
+        assert list(cluster.candidates([job], there, prepared, referred)) == [None]
+    assert stages.judge(job, there, prepared, *folders_of(there, "fit", "draw"), referred).cached
+    assert stages.candidate(job, there, prepared, referred)["scores"] == scores
+
+
+def folders_of(root, *names):
+    return [next(root.glob(f"{name}-*")) for name in names]
 
 
 class Noon(datetime):
@@ -191,16 +193,16 @@ class Noon(datetime):
         return cls(2026, 1, 1, 12, tzinfo=zone)
 
 
-def test_a_release_is_the_same_whatever_the_workers(workers, tmp_path, monkeypatch):
+def test_a_release_is_the_same_whatever_the_workers(model, workers, tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "datetime", Noon)
+    model.save(tmp_path / "flowers")
     found = []
     for number, spec in enumerate((None, "1", workers)):
-        monkeypatch.setenv("ALFAR_HOME", str(tmp_path / f"home{number}"))
-        job = Job.of({"source": "iris", "generator": SMALL, "gates": LOOSE, "to": f"out{number}", "rows": 9_000, "seed": 1})
         with cluster.joined(spec):
-            manifest = publishing.synthesize(job).manifest
-        found.append(({f["path"]: f["sha256"] for f in manifest["files"] if f["path"].startswith("data/")}, manifest["scores"]["utility"]))
+            made = publishing.resample(tmp_path / "flowers", 9_000, 1, publishing.Asked(), None, str(tmp_path / f"out{number}"))
+        found.append({f["path"]: f["sha256"] for f in made.manifest["files"] if f["path"].startswith("data/")})
     assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 1
 
 
 # ---- what is wrong
@@ -230,7 +232,7 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 def test_a_cluster_without_workers_is_refused():
     with (
-        cluster.dask().LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as empty,
+        cluster.dask().LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0", silence_logs="CRITICAL") as empty,
         pytest.raises(BadInput, match="has no workers"),
         cluster.joined(empty.scheduler_address),
     ):
@@ -269,5 +271,7 @@ def test_rows_come_back_as_they_were(iris):
 
 
 def test_only_one_module_knows_dask():
-    for path in [p for package in ("data", "generators", "evaluators", "flows") for p in (ROOT / package).rglob("*.py")]:
-        assert path.name == "cluster.py" or "distributed" not in path.read_text(), path
+    paths = [path for package in ("data", "generators", "evaluators", "flows") for path in (ROOT / package).rglob("*.py")]
+    assert [path.name for path in paths if re.search(r"^\s*(import|from) (dask|distributed)", path.read_text(), re.MULTILINE)] == [
+        "cluster.py"
+    ]
