@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 SPECS = (None, "1", "2")
-FAR = 10_000  # a shard's number
+FAR = 9_999  # the last shard of a billion rows
 BILLION = 10**9
 
 
@@ -47,23 +47,30 @@ def fitted(folder: Path) -> None:
 
 def rows(n: int, folder: Path) -> None:
     """One release by no cluster, one and two workers."""
-    from flows import cluster, publishing, stages
-    from generators.drawing import Tally
+    from data import releases
+    from flows import cluster, publishing
 
     publishing.datetime = Noon
-    print("| workers | rows | s to join | s to draw and write | rows/s | s for the release | digest of its data |")
-    print("|---|---:|---:|---:|---:|---:|---|")
+    write, spent = releases.write_rows, []
+
+    def timed(*given, **more):
+        began = time.perf_counter()
+        written = write(*given, **more)
+        spent.append(time.perf_counter() - began)
+        return written
+
+    releases.write_rows = timed
+    print("| workers | rows | s to join | s to draw and write | rows/s | s for the release | digest of its data | load |")
+    print("|---|---:|---:|---:|---:|---:|---|---:|")
     for spec in SPECS:
         began = time.perf_counter()
         with cluster.joined(spec):
-            joined = time.perf_counter() - began
-            model, began = stages.load(folder / "diamonds"), time.perf_counter()
-            stages.write_stream(cluster.stream(model, n, tally=Tally()), folder / "rows.parquet", n)
-            drawn, began = time.perf_counter() - began, time.perf_counter()
+            joined, began = time.perf_counter() - began, time.perf_counter()
             made = publishing.resample(folder / "diamonds", n, 0, publishing.Asked(), None, str(folder / f"out-{spec}"))
             whole = time.perf_counter() - began
-        said = digest(sorted((made.folder / "data").glob("*.parquet")))
-        print(f"| {spec or 'none'} | {n:,} | {joined:.1f} | {drawn:.1f} | {n / drawn:,.0f} | {whole:.1f} | {said} |", flush=True)
+        said, load = digest(sorted((made.folder / "data").glob("*.parquet"))), os.getloadavg()[0]
+        figures = f"{n:,} | {joined:.1f} | {spent[-1]:.1f} | {n / spent[-1]:,.0f} | {whole:.1f} | {said} | {load:.1f}"
+        print(f"| {spec or 'none'} | {figures} |", flush=True)
 
 
 def digest(paths: list[Path]) -> str:
@@ -78,12 +85,13 @@ def shards() -> None:
     from flows import cluster, stages
     from generators.drawing import Tally
 
+    cluster.SHARD = 1  # chunks
     with tempfile.TemporaryDirectory() as place, cluster.joined("1"):
         folder = Path(place)
         fitted(folder)
         model, joined = stages.load(folder / "diamonds"), cluster.current.get()
         each = cluster.SHARD * model.chunk
-        list(cluster.stream(model, 1000, tally=Tally()))  # the worker has read the model
+        list(cluster.stream(model, 1000, tally=Tally()))  # the worker has begun
         print(
             f"a shard is {each:,} rows\n\n| shards | worker CPU s a shard | this process, CPU s a shard | wall s a shard | peak MB here |"
         )
