@@ -1,7 +1,7 @@
 """Adversarial generators on emoji: 1,906 small pictures in nine categories, at 32x32, each generator for the same CPU seconds.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.emoji                      dcgan and stylegan, 240 CPU seconds each
-    python -m benchmarks.emoji --only image/stylegan --seconds 60
+    OMP_NUM_THREADS=1 python -m benchmarks.emoji                      dcgan, stylegan and biggan, 240 CPU seconds each
+    python -m benchmarks.emoji --only image/biggan --seconds 60
     python -m benchmarks.emoji --tables                               only write the table again
 
 A line of results/images-emoji.jsonl is one fit with the generator's defaults, but for as many steps as it makes in these seconds by its
@@ -24,7 +24,7 @@ import pyarrow as pa
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "images-emoji.jsonl"
 DATA = Path(os.environ.get("ALFAR_BENCH_DATA", "../shared/data")) / "image" / "emoji_pairs" / "data.parquet"
-NAMES = ("image/dcgan", "image/stylegan")
+NAMES = ("image/dcgan", "image/stylegan", "image/biggan")
 SIDE, FEW = 32, 10  # pixels; a category of fewer pictures is left out
 PACED = (10, 30)  # steps between which the pace is taken
 SPACES = ("learnt", "random")

@@ -199,10 +199,11 @@ ADDED = (
 
 
 def main() -> None:
-    from generators.registry import names
+    from generators.registry import ONLY, names
 
+    able = [name for name in names("image") if name not in ONLY]
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", nargs="+", choices=names("image"))
+    options.add_argument("--only", nargs="+", choices=able)
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--again", action="store_true", help="measure what is measured already")
     options.add_argument("--aug", action="store_true", help="the gain from synthetic digits beside 500 real ones")
@@ -219,7 +220,7 @@ def main() -> None:
         train, test = digits()
         if (REAL, 0) not in results():
             keep({"generator": REAL, "seed": 0, "cas": accuracy(train, test)})
-        for name in given.only or names("image"):
+        for name in given.only or able:
             for seed in range(given.seeds):
                 if given.again or (name, seed) not in results():
                     keep(measured(name, seed, train, test))

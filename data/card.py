@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+STYLED = "Each row is one real photograph drawn in another style: it shows that photograph's edges, so it is not anonymous.\n"
+
 
 def headline(manifest: Mapping[str, Any]) -> str:
     """The first judge's score on synthetic rows beside the real one, such as `roc_auc 0.931 (real 0.957)`; "" without scores."""
@@ -35,6 +37,7 @@ def card(manifest: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """The dataset card: Hugging Face's front matter, then what this is, its columns and how to read it."""
     name, line = manifest["dataset"], headline(manifest)
     columns = [f"| {plain(c['name'])} | {c['kind']} | {plain(c['type'])} |" for c in schema["columns"]]
+    styled = STYLED if manifest.get("scores", {}).get("fidelity", {}).get("style") else ""
     gates = [f"- {g['name']}: {'passed' if g['passed'] else 'failed'}" for g in manifest.get("gates", [])]
     return f"""---
 pretty_name: {name} (synthetic)
@@ -47,7 +50,7 @@ configs:
 # {name}, synthetic, {manifest["version"]}
 
 {manifest["rows"]:,} rows drawn from a generative model that was fitted to a real table. {f"Utility: {line}." if line else ""}
-`report.html` tells how far they can be trusted, `release.json` how they were made.
+{styled}`report.html` tells how far they can be trusted, `release.json` how they were made.
 
 Read the `data` folder, which holds nothing but parquet:
 
@@ -70,4 +73,6 @@ def plain(text: object) -> str:
 
 def _modality(schema: Mapping[str, Any]) -> str:
     kinds = {column["kind"] for column in schema["columns"]}
-    return "image" if kinds & {"image", "mask"} else "text" if "text" in kinds else "tabular"
+    if kinds & {"image", "mask", "style"}:
+        return "multimodal" if "text" in kinds else "image"
+    return "text" if "text" in kinds else "tabular"

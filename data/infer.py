@@ -54,7 +54,13 @@ def infer_schema(
     if table.num_rows < MIN_ROWS:
         raise BadInput(f"the table has {table.num_rows} rows; at least {MIN_ROWS} are needed to learn from it and to judge the result")
     columns = tuple(fitting_column(name, table[name], kinds.get(name), name == target, orders.get(name, ())) for name in table.column_names)
-    if {c.kind for c in columns} <= {"text", "category", "boolean"}:  # rows that are texts, not cells of a table with notes in it
+    if {c.kind for c in columns} <= {
+        "text",
+        "category",
+        "boolean",
+        "image",
+        "mask",
+    }:  # rows that are texts, not cells of a table with notes in it
         for column in columns:
             if column.kind == "text":
                 check_texts(column.name, to_strings(table[column.name]))
@@ -64,12 +70,15 @@ def infer_schema(
             raise BadInput(f"the task {wanted} needs a target column: name it (--target)")
         return schema
     y = schema[target]
-    if y.kind not in ("image", "mask") and len(pc.unique(table[target].drop_null())) < 2:
+    if y.kind not in ("image", "mask", "style") and len(pc.unique(table[target].drop_null())) < 2:
         raise BadInput(f"the target column {target!r} is constant: there is nothing to predict; choose another target")
     task: Task
-    if any(c.kind == "image" for c in columns):
+    if any(c.kind in ("image", "style") for c in columns):
+        if y.kind in ("image", "style") and not any(c.kind == "image" and c.name != target for c in columns):
+            raise BadInput(f"the target column {target!r} holds images, and no other column does: there is nothing to draw in their style")
         check_labels(y, table[target])
-        task = {"mask": "segmentation", "image": "image-to-image"}.get(y.kind, "classification")  # type: ignore[assignment]
+        found = {"mask": "segmentation", "image": "image-to-image", "style": "image-to-image", "text": "captioning"}
+        task = found.get(y.kind, "classification")  # type: ignore[assignment]
     elif y.kind == "text":
         task = wanted if wanted in WORDING else "text-to-code" if y.language else "text-to-text"
     elif y.kind in ("category", "boolean"):
@@ -122,7 +131,7 @@ def infer_column(name: str, values: pa.ChunkedArray, kind: str | None, is_target
     if pa.types.is_large_string(arrow) or pa.types.is_string_view(arrow):
         arrow = pa.string()
     kind = kind or guess_kind(name, values, arrow, is_target)
-    if kind in ("image", "mask"):
+    if kind in ("image", "mask", "style"):
         return infer_image(name, kind, values)
     column = Column(name, kind, str(arrow), nullable=values.null_count > 0)  # type: ignore[arg-type]
     if kind == "text":
@@ -180,19 +189,24 @@ def check_texts(name: str, texts: pa.Array) -> None:
 
 
 def infer_image(name: str, kind: str, values: pa.ChunkedArray) -> Column:
-    """A column of images of one size, or of masks: their pixels' values are its categories. BadInput for nulls and for mixed sizes."""
+    """A column of images of one size, or of masks: their pixels' values are its categories. BadInput for mixed sizes, and for nulls.
+
+    Images of kind `style` may be missing: there may be fewer of them.
+    """
     from data.images import encoded, measures, pixels, shape_of
 
-    if values.null_count:
-        raise BadInput(f"column {name!r} lacks {values.null_count:,} images: leave those rows out")
+    missing = values.null_count
+    if missing and kind != "style":
+        raise BadInput(f"column {name!r} lacks {missing:,} images: leave those rows out")
+    values = values.drop_null()
     try:
         shapes = Counter(shape_of(cell, row) for row, cell in enumerate(encoded(values)))
         if len(shapes) > 1:
             (one, _), (other, _) = shapes.most_common(2)
             raise BadInput(f"its images differ in size, {measures(one)} and {measures(other)}: bring them to one size (--size)")
         size = next(iter(shapes))
-        if kind == "image":
-            return Column(name, "image", str(IMAGE_TYPE), size=size)
+        if kind != "mask":
+            return Column(name, kind, str(IMAGE_TYPE), nullable=missing > 0, size=size)  # type: ignore[arg-type]
         if size[0] != 1:
             raise BadInput("a mask has one channel, whose values are the classes: convert it")
         classes = np.unique(pixels(values))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from data.arrow import cast, hf_dtype, instant, parse_type, to_numbers, to_strings, wall
 from data.errors import BadInput
 
-Kind = Literal["number", "integer", "category", "boolean", "datetime", "id", "text", "image", "mask"]
+Kind = Literal["number", "integer", "category", "boolean", "datetime", "id", "text", "image", "mask", "style"]
 Task = Literal[
     "density",
     "classification",
@@ -32,8 +32,9 @@ Task = Literal[
     "translation",
     "text-to-code",
     "summarisation",
+    "captioning",
 ]
-Modality = Literal["tabular", "image", "text"]
+Modality = Literal["tabular", "image", "text", "multimodal"]
 KINDS: tuple[str, ...] = get_args(Kind)
 WORDING: tuple[Task, ...] = ("text-to-text", "translation", "text-to-code", "summarisation")  # from a text to a text
 
@@ -49,7 +50,7 @@ class Column:
     `step` is the grid of a quantity: values are whole multiples of it (0.01 for cents, 1 for integers, a day in microseconds for
     dates, on the clock of their zone); 0 means continuous. `ordered` says that `categories` stand in their natural order. `size` is that
     of every image: channels, height, width; the `categories` of a mask are the values of its pixels. `language` is that of a
-    text that is code (`data.code`).
+    text that is code (`data.code`). An image of kind `style` shows how to draw, and belongs to its row by chance (`data.styles`).
     """
 
     name: str
@@ -118,7 +119,7 @@ def sound(column: Column) -> Column:
     bounds = (column.step, *(bound for bound in (column.low, column.high) if bound is not None))
     if not all(isinstance(word, str) for word in words) or not all(isinstance(bound, (int, float)) for bound in bounds):
         raise TypeError(column.name)
-    images = column.kind in ("image", "mask")
+    images = column.kind in ("image", "mask", "style")
     if (
         column.kind not in KINDS
         or images != (column.size is not None)
@@ -169,15 +170,30 @@ class Schema:
 
     @property
     def modality(self) -> Modality:
-        """What a row is: cells of a table, an image with its label or mask, or texts."""
+        """What a row is: cells of a table, an image with its label or mask, texts, or an image with a text."""
         kinds = {column.kind for column in self.columns}
-        return "image" if kinds & {"image", "mask"} else "text" if "text" in kinds else "tabular"
+        if kinds & {"image", "mask", "style"}:
+            return "multimodal" if "text" in kinds else "image"
+        return "text" if "text" in kinds else "tabular"
+
+    @property
+    def drawn(self) -> Schema:
+        """The schema of rows that are drawn: of image to image those without the photographs, an image of the style in their place.
+
+        Their target is what is known of the photographs: their mask, their label, or nothing.
+        """
+        if self.task != "image-to-image":
+            return self
+        columns = tuple(c for c in self.columns if c.name != self.target)
+        of: dict[str, Task] = {"mask": "segmentation", "category": "classification", "boolean": "classification"}
+        target = next((c for kind in of for c in columns if c.kind == kind), None)
+        return Schema(of[target.kind] if target else "density", target.name if target else None, columns)
 
     @property
     def arrow(self) -> pa.Schema:
         """The Arrow schema that a release stores, with the Hugging Face key that makes images and labels decode."""
         fields = [pa.field(c.name, c.arrow) for c in self.columns]
-        if self.modality != "image":
+        if self.modality not in ("image", "multimodal"):
             return pa.schema(fields)
         features = {c.name: feature(c) for c in self.columns}
         return pa.schema(fields, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()})
@@ -277,7 +293,7 @@ class Dataset:
 
 def feature(column: Column) -> dict[str, Any]:
     """A column as the Hugging Face key describes it: labels that are 0, 1, 2, … have names."""
-    if column.kind in ("image", "mask"):
+    if column.kind in ("image", "mask", "style"):
         return {"_type": "Image"}
     if (
         column.kind == "category"

@@ -45,7 +45,7 @@ def groups_of(data: Dataset) -> np.ndarray:
 
 def strata_of(data: Dataset) -> np.ndarray:
     """int64 [n]: the stratum of each row."""
-    if data.schema.target is None or data.schema[data.schema.target].kind in ("image", "mask", "text", "id"):
+    if data.schema.target is None or data.schema[data.schema.target].kind in ("image", "mask", "style", "text", "id"):
         return np.zeros(len(data), dtype=np.int64)
     column = data.schema[data.schema.target]
     if column.is_number:

@@ -48,13 +48,17 @@ def attacks(train: Dataset, test: Dataset, made: Dataset, *, seed: int = 0) -> d
     }
 
 
-def risk(hits: np.ndarray, control: np.ndarray) -> dict[str, float]:
-    """(1) of bool [attempts] on training rows and on held-out rows, with its interval; rates as by one more hit and one more miss."""
+def risk(hits: np.ndarray, control: np.ndarray, rows: tuple[int, int]) -> dict[str, float]:
+    """(1) of bool [attempts] on so many training and held-out rows, with its interval; rates as by one more hit and one more miss.
+
+    Attempts that begin from the same row are not independent, so the interval counts no more of them than there are rows.
+    """
     if not len(hits):
         return {"train": 0.0, "control": 0.0, "risk": 0.0, "low": 0.0, "high": 0.0, "attempts": 0}
     a, b = ((side.sum() + 1) / (len(side) + 2) for side in (hits, control))
     value = (a - b) / (1 - b)  # (1)
-    spread = np.hypot(np.sqrt(a * (1 - a) / len(hits)) / (1 - b), np.sqrt(b * (1 - b) / len(control)) * (1 - a) / (1 - b) ** 2)
+    n, m = min(len(hits), rows[0]), min(len(control), rows[1])
+    spread = np.hypot(np.sqrt(a * (1 - a) / n) / (1 - b), np.sqrt(b * (1 - b) / m) * (1 - a) / (1 - b) ** 2)
     found = {"train": a, "control": b, "risk": value, "low": value - 1.96 * spread, "high": value + 1.96 * spread}
     return {key: round(float(v), 4) for key, v in found.items()} | {"attempts": len(hits)}
 
@@ -89,7 +93,7 @@ def singling(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Genera
         if len(hits) == GUESSES:
             break
     found = np.array(hits, dtype=bool).reshape(-1, 2)
-    return risk(found[:, 0], found[:, 1])
+    return risk(found[:, 0], found[:, 1], (n, n))
 
 
 def holds(values: np.ndarray, row: np.ndarray, chosen: np.ndarray, quantity: np.ndarray, middle: np.ndarray) -> int:
@@ -122,7 +126,8 @@ def inference(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Gener
                 hits[side].append(np.where(np.isnan(value) | np.isnan(guess), np.isnan(value) & np.isnan(guess), off <= CLOSE))
             else:
                 hits[side].append(guess == value)
-    return risk(*(np.concatenate(side) for side in hits))
+    trained, held = (np.concatenate(side) for side in hits)
+    return risk(trained, held, (len(asked[0]), len(asked[1])))
 
 
 def train_values(train: Dataset, k: int) -> np.ndarray:

@@ -122,11 +122,14 @@ def images(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
 
 def texts(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
     """The gates of fidelity and privacy for texts."""
+    return [gate("detector", at(scores, "fidelity", "detector", "test", "auc"), t.detector), *private(scores, t), *repeated(scores, t)]
+
+
+def repeated(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
+    """The gates of what texts repeat of training texts."""
     runs = next((run for run in at(scores, "privacy", "texts", "spans") or [] if run["words"] == SPAN), None)
     leaks = at(scores, "privacy", "texts", "leaks", "any")
     return [
-        gate("detector", at(scores, "fidelity", "detector", "test", "auc"), t.detector),
-        *private(scores, t),
         gate("spans", at(runs, "synthetic"), beyond(at(runs, "real"), t.spans)),
         gate("leaks", at(leaks, "synthetic"), beyond(at(leaks, "real"), t.leaks)),
     ]
@@ -143,8 +146,13 @@ def private(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
     ]
 
 
-OWN = {"image": images, "text": texts}  # by the kind that fidelity says; without one it is a table's
-NOUN = {"image": "image", "text": "text"}  # what a gate's sentence calls a row, by the same kind
+def multimodal(scores: Mapping[str, Any], t: Thresholds) -> list[dict[str, Any]]:
+    """The gates of images, and those of what texts repeat: captions that real rows repeat as often pass."""
+    return [*images(scores, t), *repeated(scores, t)]
+
+
+OWN = {"image": images, "text": texts, "multimodal": multimodal}  # by the kind that fidelity says; without one it is a table's
+NOUN = {"image": "image", "text": "text", "multimodal": "image"}  # what a gate's sentence calls a row, by the same kind
 
 
 def copied(scores: Mapping[str, Any], t: Thresholds) -> dict[str, Any]:

@@ -9,16 +9,18 @@ by their words A and B, whatever their order:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from data.images import decoded, encoded
 from data.schema import Column, Dataset, Split
-from data.texts import words
-from evaluators.pictures import contact, grid, of_kind, tiles, uri
+from data.styles import sides
+from data.texts import keys, words
+from evaluators.pictures import TILES, both_ways, contact, grid, lined, of_kind, tiles, uri
 from evaluators.privacy import nearest, points
 from evaluators.protocol import capped
 from evaluators.report import clean, environment
@@ -34,16 +36,30 @@ COLUMNS, LETTERS = 60, 80  # of a table that are shown
 ASKED = 100  # texts that are compared with all training texts at a time
 
 
-def inspect(real: Split, synthetic: Dataset, name: str, *, seed: int = 0) -> str:
-    """The private page as self-contained HTML: it holds real rows or images."""
-    rng = np.random.default_rng([seed, 0x1257])
+def inspect(
+    real: Split,
+    synthetic: Dataset,
+    name: str,
+    *,
+    seed: int = 0,
+    translate: Callable[[Dataset], Dataset] | None = None,
+    asked: Mapping[str, Dataset] | None = None,
+) -> str:
+    """The private page as self-contained HTML: it holds real rows or images.
+
+    `translate` draws photographs as the model does: the page then shows some of them with their drawings.
+    `asked` are the first test rows with other images, "image", and with other captions, "caption".
+    """
+    real, rng = sides(real).private, np.random.default_rng([seed, 0x1257])
     train, test, made = (
         capped(Dataset.of(data.table, real.train.schema), rows, rng)
         for data, rows in ((real.train, REFERENCES), (real.test, QUERIES), (synthetic, QUERIES))
     )
     found: dict[str, Any] = {"name": name, "train": len(train), "made": len(made), "kind": judged_as(real.train.schema)}
-    if found["kind"] == "image":
+    if found["kind"] in ("image", "multimodal"):
         found |= beside(real.train, synthetic) | images(train, test, made)
+        found |= {"strip": strip(test.take(np.arange(min(len(test), TILES))), translate)} if translate else {}
+        found |= {"asked": answered(real, asked)} if asked else {}
     elif found["kind"] == "text":
         found |= texts_beside(train, test, made) if len(train) and len(made) else {}
     elif measured(train.schema) and len(train) and len(test) and len(made):
@@ -65,6 +81,12 @@ def beside(real: Dataset, made: Dataset) -> dict[str, Any]:
     left, right = (contact(data.schema, slices(data)) for data in (real, made))
     pairs = [{"label": a["label"], "real": a["sheet"], "made": b["sheet"]} for a, b in zip(left["labels"], right["labels"], strict=True)]
     return {"labels": pairs, "hidden": left["hidden"], "classes": left["classes"], "background": left["background"]}
+
+
+def strip(photos: Dataset, translate: Callable[[Dataset], Dataset]) -> str:
+    """A line of photographs, with their masks where they have some, above a line of their drawings."""
+    both = [np.concatenate(list(tiles(data, SIDE * SIDE))) for data in (photos, translate(photos))]
+    return uri(grid(np.concatenate([lined(shown) for shown in both])))
 
 
 def slices(data: Dataset) -> Iterator[Dataset]:
@@ -121,7 +143,7 @@ def small(image: np.ndarray) -> np.ndarray:
 def shown(data: Dataset, row: int, distance: float | None = None) -> dict[str, Any]:
     """One image, under it the same with its mask, and its label and distance."""
     one = data.take(np.array([row]))
-    label = next((str(one.table[c.name][0].as_py()) for c in data.schema.columns if c.kind in ("category", "boolean")), None)
+    label = next((str(one.table[c.name][0].as_py()) for c in data.schema.columns if c.kind in ("category", "boolean", "text")), None)
     return {"picture": uri(grid(next(tiles(one, SIDE * SIDE))[:, None])), "label": label, "distance": distance}
 
 
@@ -131,6 +153,16 @@ def reference(made: np.ndarray, test: np.ndarray) -> dict[str, float] | None:
         return None
     limit = float(np.quantile(test, 0.01))
     return {"limit": limit, "median": float(np.median(test)), "under": float((made < limit).mean()), "copies": float((made == 0).mean())}
+
+
+def answered(real: Split, asked: Mapping[str, Dataset]) -> list[dict[str, Any]]:
+    """A few test rows with the image made for their caption and the caption written for their image, new captions first."""
+    columns = [c for c in real.train.schema.columns if c.kind == "text"]
+    held = real.test.take(np.arange(len(asked["image"])))
+    known = np.isin(keys(held.table, columns), keys(real.train.table, columns))
+    some = np.argsort(known, kind="stable")[: 2 * SHOWN]
+    tables = [data.take(some).table for data in (held, asked["image"], asked["caption"])]
+    return both_ways(Dataset(real.train.schema, pa.concat_tables(tables)))
 
 
 # ---- tables

@@ -45,7 +45,7 @@ class Secrets:
         found, schema = cls(), real.train.schema
         public = {value for c in schema.columns for value in (c.name, *c.categories)}
         for column in schema.columns:
-            if column.kind == "image":
+            if column.kind in ("image", "style"):
                 found.strings |= dict.fromkeys(parts(column, real), column.name)
             elif column.is_number:
                 for number in extremes(np.concatenate([column.numbers(data.table[column.name]) for data in real])):
@@ -90,7 +90,7 @@ def spellings(value: float) -> set[bytes]:
 def parts(column: Column, real: Split) -> Iterator[bytes]:
     """Of each real image a part of its file, and of its most lively row of pixels as bytes and as floats in [-1, 1]."""
     for data in real:
-        for row, cell in enumerate(encoded(data.table[column.name].slice(0, PICTURES))):
+        for row, cell in enumerate(encoded(data.table[column.name].drop_null().slice(0, PICTURES))):
             middle = max(0, len(cell) // 2 - LONG // 2)
             image = decoded(cell, row)
             lines = image.reshape(-1, image.shape[-1])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from data.schema import Column, Dataset
+from evaluators.captions import coherence
 from evaluators.features import Eyes, Space, eyes, label_of, views
 from evaluators.fidelity import FOLDS, told_apart
 from evaluators.image import answered_by, classes, column_of, overlap_scores, pictures, segmenter
@@ -72,6 +73,15 @@ def likeness(
         "label_agreement": agreement and {"synthetic": agreement(made), "real": agreement(test)},
         "detector": {side: distinguished(shown[a], shown[b], rng) for side, a, b in sides},
     }
+
+
+def captioned(
+    real_train: Dataset, real_test: Dataset, synthetic: Dataset, *, seed: int = 0, asked: Mapping[str, Dataset] | None = None
+) -> dict[str, Any]:
+    """`likeness` of the images, {"kind": "multimodal"}, and the "coherence" of `evaluators.captions`: of the rows as drawn, and as asked
+    for, "image" and "caption"."""
+    found = likeness(real_train, real_test, synthetic, seed=seed)
+    return found | {"kind": "multimodal", "coherence": coherence(real_train, real_test, {"drawn": synthetic, **(asked or {})})}
 
 
 def distinguished(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> dict[str, float | None]:

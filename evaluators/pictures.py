@@ -27,6 +27,7 @@ LINES = 4  # of a dataset whose labels are few, at least
 LABELS = 24  # that have a sheet; the others are counted
 BYTES = 1_500_000  # of all sheets of a page, before they are packed
 STRIP_LINES, STRIP_BYTES = 8, 400_000  # of the strip of intermediate steps
+PAIRS, LETTERS = 24, 300  # images shown with their captions, and characters of these
 ROWS = 5_000  # read in search of images of each label
 BATCH = 100  # rows in memory at a time
 INKS = ((213, 94, 0), (0, 114, 178), (0, 158, 115), (240, 228, 66), (204, 121, 167), (86, 180, 233), (230, 159, 0), (130, 90, 60))
@@ -40,6 +41,33 @@ def pictures(files: Sequence[Path], steps: Dataset | None = None, count: int = 1
     schema = Schema.from_json(json.loads(pq.read_metadata(files[0]).metadata[b"alfar.schema"]))
     shown = contact(schema, islice(batches(files, schema), ROWS // BATCH))
     return shown if steps is None else {**shown, "steps": strip(steps, count), "frames": count, "caption": caption}
+
+
+def paired(files: Sequence[Path], asked: Dataset | None = None) -> dict[str, Any]:
+    """What the report shows of a release of captioned images: the first rows as `cards`, and `both_ways` of `asked` if given."""
+    schema = Schema.from_json(json.loads(pq.read_metadata(files[0]).metadata[b"alfar.schema"]))
+    few = next(batches(files, schema))
+    return {"pairs": cards(few.take(np.arange(min(PAIRS, len(few))))), "asked": [] if asked is None else both_ways(asked)}
+
+
+def cards(data: Dataset) -> list[dict[str, Any]]:
+    """[{"picture": data URI, "caption"}] of each row, the label, where there is one, after the caption."""
+    shown = tiles(data, BYTES // (4 * PAIRS * depth(data.schema)))
+    told = [data.table[c.name].to_pylist() for c in data.schema.columns if c.kind in ("text", "category", "boolean")]
+    lines = (" · ".join(str(value) for value in row if value is not None)[:LETTERS] for row in zip(*told, strict=True))
+    return [{"picture": uri(grid(tile[:1, None])), "caption": line} for tile, line in zip(shown, lines, strict=True)]
+
+
+def both_ways(asked: Dataset) -> list[dict[str, Any]]:
+    """[{"row": a card, "image": that of the image made for its caption, "caption": the caption written for its image}].
+
+    `asked` holds the rows, then the rows with other images, then the rows with other captions.
+    """
+    rows, images, captions = (cards(asked.take(np.arange(len(asked)).reshape(3, -1)[k])) for k in range(3))
+    return [
+        {"row": row, "image": image["picture"], "caption": caption["caption"]}
+        for row, image, caption in zip(rows, images, captions, strict=True)
+    ]
 
 
 def batches(files: Iterable[Path], schema: Schema) -> Iterator[Dataset]:

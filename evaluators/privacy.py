@@ -74,7 +74,7 @@ def privacy(
         "other_half": outside,
     }
     rows["test"] = capped(rows["test"], len(rows["part"]), rng)
-    if kind == "text":
+    if kind in ("text", "multimodal"):
         result |= {"texts": overheard(train, test, made)}
     if not min(map(len, rows.values())) or (kind == "tabular" and not measured(schema)):
         return result | {"near": None, "dcr": None, "membership": None, "rows_used": {name: len(data) for name, data in rows.items()}}
@@ -94,9 +94,13 @@ def privacy(
 
 
 def copies(train: Dataset, test: Dataset, made: Dataset) -> dict[str, float | None]:
-    """Shares of synthetic and of test rows that equal a training row in every column but the ids, or in all texts where there are some."""
+    """Shares of synthetic and of test rows that equal a training row in every column but the ids, or in all texts where there are some.
+
+    An image with another caption is the same image.
+    """
     texts = texts_of(train.schema) if judged_as(train.schema) == "text" else []
-    columns = texts or [c for c in train.schema.columns if c.kind != "id"]
+    images = [c for c in train.schema.columns if c.kind == "image"] if judged_as(train.schema) == "multimodal" else []
+    columns = texts or images or [c for c in train.schema.columns if c.kind != "id"]
     if not columns or not len(made) or not len(test):
         return {"synthetic": None, "real": None, "real_high": None}
     keys = row_keys(columns, [train, test, made])
@@ -194,7 +198,12 @@ def worded(train: Dataset, datasets: list[Dataset]) -> list[Points]:
     return [Points(place, np.zeros((len(place), 0), dtype=np.uint8)) for place in placed(train, datasets)]
 
 
-PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {"tabular": points, "text": worded, "image": shrunk}
+PLACES: Mapping[Modality, Callable[[Dataset, list[Dataset]], list[Points]]] = {
+    "tabular": points,
+    "text": worded,
+    "image": shrunk,
+    "multimodal": shrunk,
+}
 
 
 def nearest(queries: Points, among: Points) -> tuple[np.ndarray, np.ndarray]:

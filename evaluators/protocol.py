@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.schema import WORDING, Dataset, Modality, Schema, Split, Task
-from evaluators import image, tabular, text
+from evaluators import captions, image, tabular, text
 from evaluators.tabular import Judge, judged_as, side_by_side
 
 DRAWS = 200  # redraws of the test rows behind an interval
@@ -49,7 +49,12 @@ class Effort:
 
 
 TABLE = Effort(3, 20_000, 3)
-EFFORT: Mapping[Modality, Effort] = {"tabular": TABLE, "text": Effort(2, 15_000, 1), "image": Effort(2, 5_000, 1)}
+EFFORT: Mapping[Modality, Effort] = {
+    "tabular": TABLE,
+    "text": Effort(2, 15_000, 1),
+    "image": Effort(2, 5_000, 1),
+    "multimodal": Effort(2, 5_000, 1),
+}
 JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
     ("tabular", "classification"): tabular.JUDGES,
     ("tabular", "regression"): tabular.JUDGES,
@@ -57,6 +62,8 @@ JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
     **{("text", task): text.ANSWERERS for task in WORDING},
     ("image", "classification"): {"cnn": image.cnn},
     ("image", "segmentation"): {"unet": image.unet},
+    ("multimodal", "classification"): {"cnn": image.cnn},
+    ("multimodal", "captioning"): {"reader": captions.reads},
 }
 
 
@@ -108,12 +115,15 @@ def utility(
     rows: int | None = None,
     known: Mapping[str, Any] | None = None,
     scoring: Scoring = beside,
+    as_drawn: Callable[[Dataset], Dataset] | None = None,
 ) -> dict[str, Any]:
     """Scores of every judge on every training set, and the share of the real signal that the synthetic rows keep.
 
     `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on (by default as `EFFORT`
     and `SCORED` say); without `judges` they are those in `JUDGES` for the kind of data and the task; `known` is what `references` gave
-    for the same split, seed, judges and rows, where that is known already; `scoring` is where the judges learn. The shape is
+    for the same split, seed, judges and rows, where that is known already; `scoring` is where the judges learn. `as_drawn` is for synthetic rows that are of another kind than
+    the real ones, photographs drawn in a style of which no real row has a target: it draws the test rows, and judges that learnt on
+    synthetic rows alone are scored on these. The shape is
     {"task", "headline", "test_rows", "train_rows", "synthetic_rows", "samples", "judges": {judge: {training set: {metric: {"mean",
     "low", "high"}}}}, "ratio": {"value", "low", "high", "judge", "plain"}}, and where chrF and BLEU are among the metrics "signatures":
     {metric: how sacrebleu calls the way it is computed}. `ratio` is (synthetic - no skill) / (real - no skill) of the
@@ -132,7 +142,12 @@ def utility(
         return {"task": schema.task, "why": "no real training row, test row or synthetic sample to judge"}
     known = known or references(split, seed=seed, judges=judges, rows=rows, scoring=scoring)
     sets = {"synthetic": samples, "augmented": [joined(ground.train, sample) for sample in samples]}
-    own = drawn(judges, sets, ground, seed, scoring)
+    test = as_drawn(ground.test) if as_drawn else ground.test
+    parts = [
+        drawn(judges, {kind: sets[kind]}, ground._replace(test=test if kind == "synthetic" else ground.test), seed, scoring)
+        for kind in sets
+    ]
+    own = {name: parts[0][name] | parts[1][name] for name in judges}
     every = {name: {kind: {**known[name], **own[name]}[kind] for kind in KINDS} for name in judges}
     metrics = list(next(iter(every.values()))["real"])
     headline, signatures = metrics[0], text.signatures(metrics)
@@ -156,7 +171,7 @@ def foretold(train: Dataset) -> float:
     """Minutes that judging one generator takes, roughly, references included: images timed on a few steps, others by rows and columns."""
     kind = judged_as(train.schema)
     effort = EFFORT[kind]
-    if kind != "image":
+    if kind in CELL_SECONDS:
         answered = ANSWER_SECONDS if kind == "text" and train.schema.task in WORDING else 0.0
         return (answered + min(len(train), effort.rows) * len(train.schema.columns) * CELL_SECONDS[kind]) / 60
     fits = BESIDE + (0 if train.schema.target is None else 3 + effort.floors + 2 * effort.samples)

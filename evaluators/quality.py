@@ -53,7 +53,7 @@ def quality(schema: Schema, files: list[Path]) -> dict[str, Any]:
             file = pq.ParquetFile(path)
             for column, what in wrong_types(schema, file.schema_arrow):
                 failed.setdefault(("stored_type", column), f"{where}: {what}")
-            for part in file.iter_batches(IMAGES if schema.modality == "image" else CHUNK):
+            for part in file.iter_batches(IMAGES if schema.modality in ("image", "multimodal") else CHUNK):
                 table = pa.Table.from_batches([part])
                 rows += len(table)
                 for expectation, column, what in run(batches, made, frame(schema, table)):

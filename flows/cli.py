@@ -263,8 +263,8 @@ def show(options: argparse.Namespace) -> int:
 
     from flows.operate import flat
     from flows.screen import table
-    from generators.presets import BATCH, LIKE, PRESETS, cost, example
-    from generators.registry import get, make, modality_of
+    from generators.presets import BATCH, LIKE, PRESETS, cost, example, learns
+    from generators.registry import get, make
 
     kind = get(options.name)
     print(f"{options.name}\n\n{inspect.getdoc(sys.modules[kind.__module__])}\n\n{inspect.getdoc(kind)}\n")
@@ -278,13 +278,13 @@ def show(options: argparse.Namespace) -> int:
     plain = [(name, value) for name, value in known if not hasattr(value, "__dataclass_fields__")]
     print(table([[f"  {name}", repr(value)] for name, value in plain + nested]) if known else "  no parameters")
     if options.name in PRESETS:
-        data = example(modality_of(options.name))
+        data = example(options.name)
         rows = []
         for preset, sizes in PRESETS[options.name].items():
             parameters, flops = cost(make(options.name, sizes), data)
             changes = ", ".join(f"{key}={value}" for key, value in flat(sizes).items()) or "as above"
             rows.append([f"  {preset}", f"{parameters:,}", f"{flops / 1e6:,.1f}", changes])
-        print(f"\npresets, on {LIKE[modality_of(options.name)]}, in steps of {BATCH} rows:")
+        print(f"\npresets, on {LIKE[learns(options.name)]}, in steps of {BATCH} rows:")
         print(table(rows, ["  --preset", "parameters", "MFLOP a row and training step", "what they set"]))
     return 0
 

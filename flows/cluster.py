@@ -219,11 +219,14 @@ def stream(
     shares: Shares | None = None,
     avoid: Dataset | None = None,
     tally: Tally,
+    of: Dataset | None = None,
 ) -> Iterator[Dataset]:
-    """`Fitted.stream`, its chunks made by the workers of the cluster."""
-    here = fitted.stream(n, seed=seed, given=given, where=where, shares=shares, avoid=avoid, tally=tally)  # checks what is asked
+    """`Fitted.stream`, its chunks made by the workers of the cluster, unless a chunk depends on those before it."""
+    from generators.base import Translating
+
+    here = fitted.stream(n, seed=seed, given=given, where=where, shares=shares, avoid=avoid, tally=tally, of=of)  # checks what is asked
     cluster = current.get()
-    if cluster is None or fitted.layout.rules.unique:  # what may not be repeated is remembered in one place
+    if cluster is None or fitted.layout.rules.unique or isinstance(fitted.generator, Translating):
         return here
     return shards(cluster, fitted, n, {"seed": seed, "given": given, "where": where, "shares": shares}, avoid, tally)
 

@@ -163,7 +163,7 @@ def impute(model: str, source: str, seed: int, to: Path) -> int:
 def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     """Judge one table against another and write the report."""
     from evaluators.gates import Thresholds, check
-    from evaluators.pictures import pictures
+    from evaluators.pictures import paired, pictures
     from evaluators.quality import quality
     from evaluators.report import render
 
@@ -171,7 +171,7 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     if report.is_dir() or not report.absolute().parent.is_dir():
         raise BadInput(f"the report {report} must be a file in a folder that exists")
     plan = stages.plan(job)
-    schema, real = plan.real.train.schema, plan.real
+    schema, real = plan.real.train.schema.drawn, plan.real
     other = stages.read(synthetic, job)
     made = Dataset.of(images.alike(other.table, schema, synthetic), schema)
     if not len(made):
@@ -181,7 +181,8 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
         file = Path(folder) / "synthetic.parquet"
         made.save(file)
         scores["quality"] = quality(schema, [file])
-        sheets = pictures([file]) if schema.modality == "image" else None
+        kind = schema.modality
+        sheets = pictures([file]) if kind == "image" else paired([file]) if kind == "multimodal" else None
     gates = check(scores, Thresholds(**job.gates), publishable=True)
     manifest = {
         "dataset": f"{other.name}, judged against {plan.dataset}",
@@ -229,7 +230,7 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None,
     if seeds < 1:
         raise BadInput(f"--seeds is {seeds}; it should be at least 1")
     plan = stages.plan(job)
-    chosen = listed or registry.names(plan.real.train.schema.modality)
+    chosen = listed or registry.serving(plan.real.train.schema)
     describe_comparison(plan, chosen, seeds)
     stages.ready[job.digest] = plan
     with cluster.joined(spread), prefect(), screen.progress():

@@ -116,7 +116,7 @@ def likeness(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if found[0].get("kind") == "text":
         learnt = mean((f["perplexity"] or {}).get("synthetic") for f in found)
         return {"kind": "text", "detector": areas, "perplexity": learnt, "agreement": agreement}
-    if found[0].get("kind") != "image":
+    if found[0].get("kind") not in ("image", "multimodal"):
         return {"kind": "table", "detector": areas, **{k: mean(f[k]["synthetic"] for f in found) for k in ("shape", "trend")}}
     spaces = [f["spaces"].get("learnt", {}) for f in found]
     figures = {k: mean((s.get(k) or {}).get("synthetic") for s in spaces) for k in ("fid", "kid", "coverage")}

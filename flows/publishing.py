@@ -249,7 +249,7 @@ def release(
     `draws` tells, when all rows are written, out of how many draws they were made; `frames` are a few images on their way, for the report.
     `search` finds what belongs to single rows in the files; a file in which it does leaves neither for the release nor for the quarantine.
     """
-    from evaluators.pictures import pictures
+    from evaluators.pictures import paired, pictures
     from evaluators.quality import quality
     from evaluators.report import render
     from evaluators.samples import samples
@@ -271,7 +271,12 @@ def release(
     if publishable:
         shutil.copytree(model, staged / "model")
     manifest["gates"] = gates(manifest["scores"], publishable=publishable)
-    shown = {"image": partial(pictures, files, frames, FRAMES, caption), "text": partial(samples, schema, files)}.get(schema.modality, dict)
+    pages: dict[str, Callable[[], dict[str, Any]]] = {
+        "image": partial(pictures, files, frames, FRAMES, caption),
+        "text": partial(samples, schema, files),
+        "multimodal": partial(paired, files, frames),
+    }
+    shown = pages.get(schema.modality, dict)
     pictured = shown() if publishable else None
 
     def judged() -> None:

@@ -100,6 +100,13 @@ WORDS = (  # single figures of images and texts: key, what it is, of what the fi
 )
 
 
+COHERENCE = (
+    ("image", "images that show what the caption says"),
+    ("caption", "captions that say what the image shows"),
+    ("drawn", "rows whose image and caption agree"),
+)
+
+
 def headlines(scores: Mapping[str, Any]) -> str:
     """The figures by which a synthetic table is first judged, each beside what real rows give."""
     utility, fidelity, privacy = (scores.get(part) or {} for part in ("utility", "fidelity", "privacy"))
@@ -127,11 +134,15 @@ def headlines(scores: Mapping[str, Any]) -> str:
         for name, best in (("kid", "0 best"), ("coverage", "1 best")):
             made, real = (figure(figures[name].get(k)) for k in ("synthetic", "real"))
             rows.append([f"{name.upper() if name == 'kid' else name}, {space} features", made, f"real against real {real}; {best}"])
+    for way, what in COHERENCE:
+        if found := (fidelity.get("coherence") or {}).get(way):
+            new, real = figure(found["unseen"]), figure(found["unseen_real"])
+            rows.append([what, figure(found["synthetic"]), f"real {figure(found['real'])}; of new combinations {new}, real {real}"])
     for name, what, of in WORDS:
         if fidelity.get(name):
             made, real = (figure(fidelity[name].get(k)) for k in ("synthetic", "real"))
             rows.append([what, made, f"{of} {real}"])
-    if fidelity.get("kind") in ("image", "text") and privacy.get("near"):
+    if fidelity.get("kind") in ("image", "text", "multimodal") and privacy.get("near"):
         made, real = (figure(100 * privacy["near"][k], 2) for k in ("synthetic", "real"))
         rows.append(["nearer to a training row than 1 % of real ones, %", made, f"held-out rows {real}"])
     if privacy.get("dcr"):

@@ -36,6 +36,8 @@ from data.schema import Dataset, Schema, Split
 from data.sources import images
 from data.split import split
 from data.stores import fetch, place
+from data.styles import paired, photos, sides
+from data.texts import keys, recurring
 from flows import auto, cluster
 from flows.folders import Done, read_json, stage, write_json
 from flows.hooks import permitted
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from generators.fitted import Fitted
 
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
+SHOWN = 12  # rows of captioned images that are shown both ways
+ANSWERED = 2_000  # test rows whose captions a model is asked for, and whose images
 LEAST_TEST_ROWS = 10
 WORST = 10  # columns whose drift a release tells
 CELL_SECONDS = 5e-6  # a row and column, of learning without steps
@@ -114,7 +118,7 @@ def plan(job: Job) -> Plan:
     if not auto.wanted(job):
         generator_of(job, whole.schema)
     elif whole.schema.modality != "tabular":
-        able = ", ".join(registry.names(whole.schema.modality)) or "none"
+        able = ", ".join(registry.serving(whole.schema)) or "none"
         raise BadInput(f"auto chooses among generators of tables: name one that learns data of kind {whole.schema.modality} ({able})")
     dataset = job.name or source.name
     releases.check_name(dataset)
@@ -161,9 +165,9 @@ def generator_of(job: Job, schema: Schema) -> Generator:
     """The job's recipe, or the default for such data with the job's parameters. BadInput also when it learns other data."""
     from generators import registry
 
-    name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.modality, "")))
+    name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.task, registry.DEFAULT.get(schema.modality, ""))))
     if registry.modality_of(name) != schema.modality:
-        able = ", ".join(registry.names(schema.modality)) or "none: drop columns (--drop) or give them another --kind"
+        able = ", ".join(registry.serving(schema)) or "none: drop columns (--drop) or give them another --kind"
         raise BadInput(f"{name or 'no generator'} does not learn data of kind {schema.modality}; what does: {able}")
     given = {k: v for k, v in (job.generator or {}).items() if k != "name"}
     return registry.make(name, given if job.epsilon is None else private(name, given))
@@ -307,7 +311,7 @@ def fit(job: Job, root: Path, prepared: Path, dataset: str | None = None) -> Don
         )
         fitted.save(folder / "model")
         if job.epsilon is None:
-            write_json(folder / "reference.json", reference(train))
+            write_json(folder / "reference.json", reference(photos(train)))
         if moved:
             write_json(folder / "drift.json", moved)
         shutil.rmtree(checkpoints)
@@ -359,7 +363,7 @@ def keep(known: releases.Release, moved: dict[str, Any], folder: Path) -> None:
 def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
     """The synthetic rows, streamed: rows.parquet; out of how many draws, draws.json; and what sampling them cost, cost.json.
 
-    frames.parquet holds a few images on their way when the model makes them step by step.
+    frames.parquet holds a few images on their way when the model makes them step by step, and of captioned images what `both_ways` gives.
     """
     from generators.drawing import Tally
 
@@ -368,27 +372,43 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
     def work(folder: Path) -> None:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
         Room.of(job, prepared, model.schema).check(learning=False)
-        avoid = avoided(Dataset.open(prepared / "train.parquet"))
-        write_stream(cluster.stream(model, rows, seed=job.seed, avoid=avoid, tally=tally), folder / "rows.parquet", rows)
+        train = Dataset.open(prepared / "train.parquet")
+        write_stream(cluster.stream(model, rows, seed=job.seed, avoid=avoided(train), tally=tally, of=train), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began + tally.elsewhere, 3)})
-        if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed):
+        if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed) or both_ways(model, folder / "rows.parquet", train, job.seed):
             frames.save(folder / "frames.parquet")
 
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
 
 
-def sampled(model: Fitted, n: int, seed: int, avoid: Dataset | None) -> Dataset:
-    """`Fitted.sample`, by the workers of the cluster when there is one."""
+def sampled(model: Fitted, n: int, seed: int, train: Dataset) -> Dataset:
+    """`Fitted.sample` of a model of these rows, by the workers of the cluster when there is one."""
     from generators.drawing import Tally
 
-    chunks = [chunk.table for chunk in cluster.stream(model, n, seed=seed, avoid=avoid, tally=Tally())]
+    chunks = [chunk.table for chunk in cluster.stream(model, n, seed=seed, avoid=avoided(train), tally=Tally(), of=train)]
     return Dataset(model.schema, pa.concat_tables(chunks).combine_chunks())
 
 
 def avoided(train: Dataset) -> Dataset | None:
-    """The rows that no drawn row may come near: texts."""
+    """The rows that no drawn row may come near: texts, and captions that are not such as come again by themselves."""
+    if train.schema.modality == "multimodal":
+        return None if recurring(train) else train
     return train if train.schema.modality == "text" else None
+
+
+def both_ways(model: Fitted, drawn: Path, train: Dataset, seed: int) -> Dataset | None:
+    """A few drawn rows whose captions no training row has, then these with other images made for their captions, then with other captions
+    written for their images; None of other rows than captioned images, and when there are none."""
+    if train.schema.task != "captioning":
+        return None
+    rows, columns = head(drawn, ANSWERED), [c for c in train.schema.columns if c.kind == "text"]
+    fresh = np.flatnonzero(~np.isin(keys(rows.table, columns), keys(train.table, columns)))[:SHOWN]
+    if not len(fresh):
+        return None
+    some = rows.take(fresh)
+    tables = [data.table for data in (some, *answers(model, some, seed).values())]
+    return Dataset(train.schema, pa.concat_tables(tables).combine_chunks())
 
 
 def refer(job: Job, root: Path, prepared: Path) -> Done:
@@ -397,7 +417,7 @@ def refer(job: Job, root: Path, prepared: Path) -> Done:
 
     def work(folder: Path) -> None:
         teller("judge")(0, 4, "references: judges learn on real rows and on the floor")
-        found = references(real_of(prepared), seed=job.seed, judges=running(job.database), scoring=cluster.scoring)
+        found = references(sides(real_of(prepared)).known, seed=job.seed, judges=running(job.database), scoring=cluster.scoring)
         plain = {
             judge: {kind: {m: v.tolist() for m, v in scores.items()} for kind, scores in sets.items()} for judge, sets in found.items()
         }
@@ -429,45 +449,74 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, refer
         effort = EFFORT[judged_as(real.train.schema)]
         n = min(len(real.train), effort.rows)
         first = head(drawn / "rows.parquet", n)
-        avoid = avoided(real.train)
-        samples = [first] if len(first) == n else [sampled(model, n, job.seed, avoid)]
-        samples += [sampled(model, n, job.seed + i, avoid) for i in range(1, effort.samples)]
-        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database))
-        page = inspect(real, samples[0], str(read_json(prepared / "source.json")["name"]), seed=job.seed)
+        samples = [first] if len(first) == n else [sampled(model, n, job.seed, real.train)]
+        samples += [sampled(model, n, job.seed + i, real.train) for i in range(1, effort.samples)]
+        translate = model.translate if real.train.schema.task == "image-to-image" else None
+        asked = answers(model, real.test, job.seed) if real.test.schema.task == "captioning" else {}
+        write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database, translate, asked))
+        shown = str(read_json(prepared / "source.json")["name"])
+        page = inspect(real, samples[0], shown, seed=job.seed, translate=translate, asked=asked)
         (folder / "inspect.html").write_text(page, encoding="utf-8")
 
     inputs = {"drawn": drawn.name, "referred": referred.name, "seed": job.seed}
     return stage(root, "judge", inputs, work, code=("data", "generators", "evaluators"))
 
 
+def answers(model: Fitted, test: Dataset, seed: int) -> dict[str, Dataset]:
+    """The first `ANSWERED` captioned images with images drawn for their captions, and with captions for their images."""
+    few = test.take(np.arange(min(ANSWERED, len(test))))
+    return {"image": model.answer(few, seed=seed, back=True), "caption": model.answer(few)}
+
+
 def scores(
-    real: Split, samples: list[Dataset], seed: int, references: Mapping[str, Any] | None = None, database: str | None = None
+    real: Split,
+    samples: list[Dataset],
+    seed: int,
+    references: Mapping[str, Any] | None = None,
+    database: str | None = None,
+    translate: Callable[[Dataset], Dataset] | None = None,
+    asked: Mapping[str, Dataset] | None = None,
 ) -> dict[str, Any]:
     """The three judgements of samples of one model (or one table), as JSON.
 
-    `references` are as `refer` wrote them, where they are known; `database` is where SQL is run.
+    `references` are as `refer` wrote them, where they are known; `database` is where SQL is run; `translate` draws photographs as the
+    model does. Of image to image, samples are held against the images of the style, and must not give the photographs away. `asked` is
+    what a model made of captions and of images, as `answers` gives it.
     """
     from evaluators.fidelity import fidelity
     from evaluators.learning import learning
-    from evaluators.likeness import likeness
+    from evaluators.likeness import captioned, likeness
     from evaluators.privacy import privacy
     from evaluators.protocol import utility
+    from evaluators.styling import styling
     from evaluators.tabular import judged_as
     from evaluators.wording import wording
 
-    alike: dict[str, Callable[..., dict[str, Any]]] = {"tabular": fidelity, "text": partial(wording, database=database), "image": likeness}
+    beside, as_drawn = sides(real), None if paired(real.train.schema) else translate
+    alike: dict[str, Callable[..., dict[str, Any]]] = {
+        "tabular": fidelity,
+        "text": partial(wording, database=database),
+        "image": likeness,
+        "multimodal": partial(captioned, asked=asked or {}),
+    }
     tell = teller("judge")
     tell(1, 4, "utility: judges learn on synthetic rows, scored on real ones")
     known = {
         judge: {kind: {m: np.array(v) for m, v in of.items()} for kind, of in sets.items()} for judge, sets in (references or {}).items()
     }
-    result = {"utility": utility(real, samples, seed=seed, judges=running(database), known=known, scoring=cluster.scoring)}
+    result = {
+        "utility": utility(
+            beside.known, samples, seed=seed, judges=running(database), known=known, as_drawn=as_drawn, scoring=cluster.scoring
+        )
+    }
     if judged_as(real.train.schema) == "text" and real.train.schema.task == "classification":
         result["utility"] |= {"learning": learning(real, samples[0], seed=seed)}
     tell(2, 4, "fidelity: how like the real rows, and a detector")
-    result["fidelity"] = alike[judged_as(real.train.schema)](real.train, real.test, samples[0], seed=seed)
+    result["fidelity"] = alike[judged_as(real.train.schema)](beside.like.train, beside.like.test, samples[0], seed=seed)
+    if translate:
+        result["fidelity"] |= {"style": styling(real, translate(real.test), seed=seed)}
     tell(3, 4, "privacy: copies, distances, membership")
-    result["privacy"] = privacy(real.train, real.test, samples[0], seed=seed)
+    result["privacy"] = privacy(beside.private.train, beside.private.test, samples[0], seed=seed)
     tell(4, 4, "judged")
     return result
 

@@ -160,7 +160,7 @@ class Generator(ABC):
         }
         if privacy:
             run.log["privacy"] = privacy.to_json()
-        return Fitted(self, codec, net, data.schema, run.log)
+        return Fitted(self, codec, net, data.schema.drawn, run.log)
 
 
 @dataclass(frozen=True)
@@ -189,15 +189,17 @@ class Descending(Generator):
         """The scalar that this phase's submodule descends, on one batch."""
 
     @final
-    def descend(self, net: nn.Module, rows: Rows, run: Run) -> nn.Module:
-        """The shared training loop; the result is the moving average of the weights."""
+    def descend(
+        self, net: nn.Module, rows: Rows, run: Run, phases: tuple[str, ...] | None = None, training: Training | None = None
+    ) -> nn.Module:
+        """The shared training loop, of all phases by the recipe's training unless told otherwise; the moving average of the weights."""
         with few_threads(net):
             trained, log = train(
                 net,
                 rows,
                 loss=self.loss,
-                phases=self.phases,
-                training=self.training,
+                phases=phases or self.phases,
+                training=training or self.training,
                 seed=run.seed,
                 minutes=run.minutes,
                 device=run.device,
@@ -238,10 +240,15 @@ class Descending(Generator):
         seconds = trial.log["step_seconds"]
         wanted = planned(fitting(self.training, len(data)), len(data))
         steps = wanted if minutes is None else max(1, min(wanted, int(SHARE * 60 * minutes / seconds)))
+        pool = trial.pool(data, 0)
         for drawn in DRAWN:
             began = time.perf_counter()
             with torch.inference_mode(), few_threads(trial.net):
-                rows = self.sample(trial.net, drawn, torch.Generator().manual_seed(0))
+                rng = torch.Generator().manual_seed(0)
+                if isinstance(self, Translating) and pool:
+                    rows = self.translate(trial.net, pool.take(drawn, {}))
+                else:
+                    rows = self.sample(trial.net, drawn, rng)
                 trial.codec.decode(rows, np.random.default_rng(0), start=0, seed=0)
             row = (time.perf_counter() - began) / drawn
             if row * drawn > SHOWN:
@@ -312,6 +319,19 @@ class Answering(Labelled):
 
         With `back` the others are drawn given the last.
         """
+
+
+@dataclass(frozen=True)
+class Translating(Generator):
+    """A generator whose rows are others drawn in another style. Its codec has `weights`; what is known of the others goes with them."""
+
+    @abstractmethod
+    def translate(self, net: Any, rows: Rows) -> Rows:
+        """The rows (x [n, ...], y int64 [n]), x in the other style."""
+
+    @final
+    def sample(self, net: Any, n: int, rng: torch.Generator) -> Rows:
+        raise BadInput("a generator that draws photographs in another style makes none of its own: give it some (of)")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from data.errors import BadInput, suggest
 from data.schema import Column, Constraint, Dataset, Schema
 from data.terms import TEXT, TRUTH, Test, marked, sort_of
 from data.texts import Texts
-from generators.base import Conditional, Rows
+from generators.base import Conditional, Rows, Translating
 
 if TYPE_CHECKING:
     from generators.fitted import Fitted
@@ -60,7 +60,7 @@ class Tally:
 class Wish:
     """The rows of one kind: those with the given values that meet all conditions. BadInput when a value never occurs."""
 
-    def __init__(self, fitted: Fitted, given: Mapping[str, object], conditions: list[Condition]):
+    def __init__(self, fitted: Fitted, given: Mapping[str, object], conditions: list[Condition], pool: Pool | None = None):
         self.fitted, self.conditions, layout = fitted, conditions, fitted.layout
         computed = set(fitted.schema.names) - layout.plain
         wanted = dict(given)
@@ -73,7 +73,8 @@ class Wish:
         self.tests = {name: all_of([t[name] for t in tests if name in t]) for t in tests for name in t if name not in self.fixed}
         self.codes = fitted.codec.condition(self.fixed)
         self.weights: dict[int, torch.Tensor] = {}
-        if isinstance(fitted.generator, Conditional):
+        self.pool = pool
+        if isinstance(fitted.generator, Conditional | Translating):
             self.weights = fitted.codec.weights(self.tests, self.fixed)  # type: ignore[attr-defined]
 
     @property
@@ -84,6 +85,8 @@ class Wish:
     def draw(self, n: int, rng: torch.Generator) -> Rows:
         """Rows out of n draws that have the given values."""
         generator, net = self.fitted.generator, self.fitted.net
+        if isinstance(generator, Translating) and self.pool:
+            return generator.translate(net, self.pool.take(n, self.weights))
         if isinstance(generator, Conditional) and self.weights:
             return generator.sample_where(net, n, rng, self.weights)
         rows = generator.sample(net, n, rng)
@@ -177,6 +180,23 @@ class Drawing:
         if not drawn:
             return f"{what} {names} is met too rarely: the model makes no such row, however often it is asked{end}"
         return f"{what} {names} is met too rarely: {have:,} of {drawn:,} draws{hint} matched, none of the last {min(drawn, RAREST):,}{end}"
+
+
+class Pool:
+    """Rows (x [n, ...], y int64 [n]) that are given out in a random order; after the last comes the first again."""
+
+    def __init__(self, rows: Rows, rng: torch.Generator):
+        order = torch.randperm(len(rows[0]), generator=rng)
+        self.rows, self.next = tuple(t[order] for t in rows[:2]), 0
+
+    def take(self, n: int, weights: Mapping[int, torch.Tensor]) -> Rows:
+        """The next n, or as many as have a wanted label among the next round of all."""
+        size = len(self.rows[0])
+        places = (self.next + torch.arange(size if weights else n)) % size
+        if weights:
+            places = places[weights[0][self.rows[1][places]] > 0][:n]
+        self.next = int(places[-1] + 1) % size if len(places) else 0
+        return tuple(t[places] for t in self.rows)
 
 
 class Unseen:

@@ -27,8 +27,8 @@ from data.conditions import Condition
 from data.errors import BadInput
 from data.layout import Layout
 from data.schema import Dataset, Schema
-from generators.base import Answering, Codec, Generator, Unfolding
-from generators.drawing import Drawing, Shares, Tally, Wish, divided, strata
+from generators.base import Answering, Codec, Generator, Translating, Unfolding
+from generators.drawing import Drawing, Pool, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
 FORMAT = 1
@@ -60,15 +60,17 @@ class Fitted:
         where: str | None = None,
         shares: Shares | None = None,
         avoid: Dataset | None = None,
+        of: Dataset | None = None,
     ) -> Dataset:
         """n new rows; the same seed gives the same rows. They keep the constraints of the schema.
 
         `given` fixes columns, e.g. {"cut": "Ideal"}; `where` is a condition as in SQL, e.g. "price > 500 and cut = 'Ideal'"; `shares` gives
         the values of a column their shares of the rows, e.g. ("cut", {"Ideal": 0.5}), and the same share each where none is named.
         Rows whose texts use the words of a row of `avoid` are drawn again, and so is code that does not parse.
+        `of` are the rows that a generator draws in another style, none twice before each was drawn once; others make theirs of noise.
         BadInput for an unknown column or value, and for what is too rare to be met.
         """
-        chunks = [chunk.table for chunk in self.stream(n, seed=seed, given=given, where=where, shares=shares, avoid=avoid)]
+        chunks = [chunk.table for chunk in self.stream(n, seed=seed, given=given, where=where, shares=shares, avoid=avoid, of=of)]
         return Dataset(self.schema, pa.concat_tables(chunks).combine_chunks())
 
     def stream(
@@ -82,6 +84,7 @@ class Fitted:
         avoid: Dataset | None = None,
         tally: Tally | None = None,
         only: range | None = None,
+        of: Dataset | None = None,
     ) -> Iterator[Dataset]:
         """The rows of `sample` in chunks of constant size; chunk i depends on (seed, i) only. `tally` counts the draws.
 
@@ -92,7 +95,7 @@ class Fitted:
             raise BadInput(f"{n} rows were asked for; ask for at least 1")
         asked = [Condition.parse(where, self.schema)] if where is not None else []
         kinds = strata(self.schema, shares) if shares else [({}, [], 1.0)]
-        wishes = [Wish(self, {**(given or {}), **values}, [*asked, *more]) for values, more, _ in kinds]
+        wishes = [Wish(self, {**(given or {}), **values}, [*asked, *more], self.pool(of, seed)) for values, more, _ in kinds]
         drawing = Drawing(self, seed, tally or Tally(), avoid)
         left = divided(n, np.array([share for *_, share in kinds]))
         return self.chunks(n, seed, wishes, left, drawing, range(-(-n // self.chunk)) if only is None else only)
@@ -119,6 +122,22 @@ class Fitted:
                         parts.append(drawing.rows(wish, count, start + done, rng, numbers, of=n))
             yield Dataset(self.schema, drawing.mixed(parts, numbers) if len(wishes) > 1 else parts[0])
 
+    def pool(self, of: Dataset | None, seed: int) -> Pool | None:
+        """The rows that are drawn in another style; None when the generator makes its rows of noise. BadInput when there are none."""
+        if not isinstance(self.generator, Translating):
+            return None
+        if of is None or not len(of):
+            raise BadInput("a model that draws photographs in another style makes none of its own: give it some to draw")
+        return Pool(self.codec.encode(of, np.random.default_rng(0)), torch.Generator().manual_seed(mix(seed, 0, 11)))
+
+    def translate(self, data: Dataset) -> Dataset:
+        """Each row in the other style, with what is known of it. BadInput when the generator cannot, or reads other rows."""
+        if not isinstance(self.generator, Translating):
+            raise BadInput("only a model of image to image, by image/chipgan, can draw rows in another style")
+        with torch.inference_mode(), few_threads(self.net):
+            rows = self.generator.translate(self.net, self.codec.encode(data, np.random.default_rng(0))[:2])
+        return self.codec.decode(rows, np.random.default_rng(0), start=0, seed=0)
+
     def impute(self, data: Dataset, *, seed: int = 0) -> Dataset:
         """The data with its nulls drawn from P(missing | present); what is there, and ids, stay as they are.
 
@@ -130,13 +149,13 @@ class Fitted:
             return imputed(self, data, seed)
 
     def answer(self, data: Dataset, *, seed: int | None = None, back: bool = False) -> Dataset:
-        """The data with the last text of each row written anew given the others: the likeliest, or drawn by a `seed`.
+        """The data with the last text of each row written anew given the others, or its image: the likeliest, or drawn by a `seed`.
 
-        With `back` the others are written given the last. Rows longer than any training row are left out. BadInput when the generator
-        cannot answer, or when rows have one text.
+        With `back` the others, or the image, are made given the last text. Rows longer than any training row are left out. BadInput when
+        the generator cannot answer, or when rows have one text and no image.
         """
-        if not isinstance(self.generator, Answering) or sum(c.kind == "text" for c in self.schema.columns) < 2:
-            raise BadInput("only a model of rows of two texts or more, by text/gpt or text/transformer, can answer one with another")
+        if not isinstance(self.generator, Answering) or sum(c.kind in ("text", "image") for c in self.schema.columns) < 2:
+            raise BadInput("only a model of rows of two texts or more, by text/gpt or text/transformer, or of captions can answer")
         rows = self.codec.encode(Dataset.of(data.table, self.schema), np.random.default_rng(0))
         rng = None if seed is None else torch.Generator().manual_seed(mix(seed, 0, 9))
         with torch.inference_mode(), few_threads(self.net):

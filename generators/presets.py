@@ -29,12 +29,15 @@ GPU: dict[str, dict[str, Any]] = {
     "image/gan": {"noise": 100, "hidden": 1200, "depth": 2, "training": {"lr": 2e-4}},  # Goodfellow et al. 2014
     "image/dcgan": {"noise": 100, "width": 128, "training": {"batch": 128, "lr": 2e-4}},  # Radford et al. 2015
     "image/stylegan": {"noise": 512, "style": 512, "width": 128, "training": {"epochs": 500, "ema": 0.9998}},  # Karras et al. 2020
+    "image/biggan": {"noise": 120, "shared": 128, "width": 96, "training": {"batch": 256, "lr": 2e-4, "ema": 0.9999}},  # Brock et al. 2019
+    "image/chipgan": {"width": 64, "blocks": 9, "training": {"lr": 2e-4}},  # Zhu et al. 2017: the makers of CycleGAN
     "image/pixelcnn": {"levels": 256, "patch": 1, "width": 128, "depth": 15, "training": {"lr": 1e-3}},  # van den Oord et al. 2016
     "image/pixelrnn": {"levels": 256, "patch": 1, "width": 128, "depth": 12, "training": {"lr": 1e-3}},  # van den Oord et al. 2016
     "image/diffusion": {"width": 128, "levels": 3, "hidden": 1024, "steps": 50, "training": {"batch": 128, "lr": 2e-4, "ema": 0.9999}},
     "text/gpt": {"width": 768, "depth": 12, "heads": 12, "training": {"lr": 6e-4}},  # Radford et al. 2019: GPT-2, the smallest
     "text/transformer": {"width": 512, "depth": 6, "heads": 8, "training": {"lr": 5e-4}},  # Vaswani et al. 2017: base
     "text/vae": {"latent": 32, "width": 768, "depth": 12, "heads": 12, "training": {"lr": 5e-4}},  # Li et al. 2020: Optimus
+    "multimodal/caption_image": {"codes": 512, "code": 64, "hidden": 128, "width": 768, "depth": 12, "heads": 12, "training": {"lr": 6e-4}},
 }
 SMOKE: dict[str, Any] = {"training": {"steps": 100}}
 PRESETS = {name: {"cpu-smoke": SMOKE, "cpu": {}, "gpu": sizes} for name, sizes in GPU.items()}
@@ -43,6 +46,8 @@ LIKE = {
     "tabular": "tables of 8 numbers and 4 categories",
     "image": "images of 32x32x3 with 10 labels",
     "text": "texts of 12 words with 10 labels",
+    "multimodal": "images of 32x32x3 with captions of 12 words",
+    "image-to-image": "photographs of 32x32x3 with 10 labels, and as many images of a style",
 }  # what `example` gives
 
 
@@ -83,22 +88,35 @@ def cost(generator: Generator, data: Dataset) -> Cost:
     return Cost(fitted.log["parameters"], counts[0] / BATCH)
 
 
-def example(modality: str) -> Dataset:
-    """100 rows of chance of one kind of data, as `LIKE` says."""
+def example(name: str) -> Dataset:
+    """100 rows of chance of the data that a generator learns, as `LIKE` says."""
     import numpy as np
     import pyarrow as pa
 
     from data.images import column
     from data.schema import Dataset, Schema
 
-    rng, n = np.random.default_rng(0), 100
+    rng, n, kind = np.random.default_rng(0), 100, learns(name)
     label = pa.array([str(k % 10) for k in range(n)])
-    if modality == "image":
-        table = pa.table({"image": column(rng.integers(0, 256, (n, 3, 32, 32)).astype(np.uint8)), "label": label})
-    elif modality == "text":
-        words = ["".join(rng.choice(list("abcdefghij"), 5)) for _ in range(500)]
-        table = pa.table({"text": [" ".join(rng.choice(words, 12)) for _ in range(n)], "label": label})
-    else:
-        numbers = {f"x{k}": rng.normal(size=n) for k in range(8)}
-        table = pa.table(numbers | {f"c{k}": rng.choice(list("abcde"), n) for k in range(3)} | {"label": label})
-    return Dataset.of(table, Schema.infer(table, target="label"))
+    words = ["".join(rng.choice(list("abcdefghij"), 5)) for _ in range(500)]
+    text = pa.array([" ".join(rng.choice(words, 12)) for _ in range(n)])
+    photos, style = (column(rng.integers(0, 256, (n, 3, 32, 32)).astype(np.uint8)) for _ in range(2))
+    cells = {f"x{k}": rng.normal(size=n) for k in range(8)} | {f"c{k}": rng.choice(list("abcde"), n) for k in range(3)}
+    columns = {
+        "tabular": cells | {"label": label},
+        "image": {"image": photos, "label": label},
+        "text": {"text": text, "label": label},
+        "multimodal": {"image": photos, "caption": text},
+        "image-to-image": {"image": photos, "label": label, "style": style},
+    }
+    table = pa.table(columns[kind])
+    kinds = {name: name for name in table.column_names if name in ("image", "style", "text")} | {"caption": "text"}
+    target = table.column_names[-1]
+    return Dataset.of(table, Schema.infer(table, target=target, kinds={k: v for k, v in kinds.items() if k in table.column_names}))
+
+
+def learns(name: str) -> str:
+    """The kind of data of `LIKE` that a generator learns."""
+    from generators.registry import ONLY, modality_of
+
+    return ONLY.get(name, modality_of(name))

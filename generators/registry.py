@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from data.errors import BadInput, suggest
-from data.schema import Modality
+from data.schema import Modality, Schema, Task
 
 if TYPE_CHECKING:
     from generators.base import Generator
@@ -32,6 +32,8 @@ GENERATORS = {
     "image/gan": "generators.image.gan:GAN",
     "image/dcgan": "generators.image.dcgan:DCGAN",
     "image/stylegan": "generators.image.stylegan:StyleGAN",
+    "image/biggan": "generators.image.biggan:BigGAN",
+    "image/chipgan": "generators.image.chipgan:ChipGAN",
     "image/pixelcnn": "generators.image.pixelcnn:PixelCNN",
     "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
     "image/diffusion": "generators.image.diffusion:Diffusion",
@@ -39,21 +41,33 @@ GENERATORS = {
     "text/gpt": "generators.text.gpt:GPT",
     "text/transformer": "generators.text.transformer:Transformer",
     "text/vae": "generators.text.vae:VAE",
+    "multimodal/caption_image": "generators.multimodal.caption_image:CaptionImage",
     "sdv/gaussian-copula": "generators.tabular.sdv:GaussianCopula",
     "sdv/ctgan": "generators.tabular.sdv:CTGAN",
     "sdv/tvae": "generators.tabular.sdv:TVAE",
 }
-DEFAULT: dict[Modality, str] = {
+DEFAULT: dict[str, str] = {
     "tabular": "tabular/made",
     "image": "image/dcgan",
+    "image-to-image": "image/chipgan",
     "text": "text/gpt",
-}  # the best one measured for each kind of data
+    "multimodal": "multimodal/caption_image",
+}  # the best one measured for each kind of data, and the one for a task that others do not have
 READS: dict[str, Modality] = {"sdv": "tabular"}  # what a family of names reads, where that is not its own name
+
+
+ONLY: dict[str, Task] = {"image/chipgan": "image-to-image"}  # it serves no other task, and no other of its kind of data serves this one
 
 
 def names(modality: Modality | None = None) -> list[str]:
     """Every generator's name, or those for one kind of data, as the catalogue lists them."""
     return [name for name in GENERATORS if modality in (None, modality_of(name))]
+
+
+def serving(schema: Schema) -> list[str]:
+    """The generators that learn such data, as the catalogue lists them."""
+    alone = schema.task if schema.task in ONLY.values() else None
+    return [name for name in names(schema.modality) if ONLY.get(name) == alone]
 
 
 def modality_of(name: str) -> str:

@@ -68,7 +68,7 @@ class Trainer:
 
     def __init__(self, net: nn.Module, phases: Sequence[str], training: Training, steps: int, private: Steps | None = None):
         self.private = private
-        self.net, self.average, self.training, self.steps = net, copy.deepcopy(net), training, steps
+        self.net, self.average, self.training, self.steps, self.phases = net, copy.deepcopy(net), training, steps, phases
         self.average.requires_grad_(False).eval()
         self.best: dict[str, Tensor] = {}
         self.best_score, self.stale, self.step = math.inf, 0, 0
@@ -95,7 +95,8 @@ class Trainer:
         self.net.train()
         for layer, p in self.drops:
             layer.p = share * p
-        for number, (phase, optimiser) in enumerate(self.optimisers.items()):
+        for number, phase in enumerate(self.phases):
+            optimiser = self.optimisers[phase]
             torch.manual_seed(mix(seed, self.step, number))
             for group in optimiser.param_groups:
                 group["lr"] = rate

@@ -11,15 +11,21 @@ from torch import nn
 
 from data.images import column
 from data.schema import Dataset, Schema
-from data.sources import read
 from generators.base import Descending, Forecast
 from generators.codecs.image import ImageCodec
-from generators.nets.adversarial import Critic, Game, Players, augmented, finished, play, preferred, slope
+from generators.image.biggan import within
+from generators.nets.adversarial import Critic, Game, Players, augmented, bounded, finished, overlap, play, preferred, slope
+from generators.presets import example
 from generators.registry import get, make, names
 
 torch.set_num_threads(1)
-NAMES = ["image/gan", "image/dcgan", "image/stylegan"]
-SMALL = {"image/gan": {"hidden": 16, "depth": 2}, "image/dcgan": {"width": 4}, "image/stylegan": {"width": 4}}
+NAMES = ["image/gan", "image/dcgan", "image/stylegan", "image/biggan"]
+SMALL = {
+    "image/gan": {"hidden": 16, "depth": 2},
+    "image/dcgan": {"width": 4},
+    "image/stylegan": {"width": 4},
+    "image/biggan": {"width": 4},
+}
 
 
 def straight(cells: int) -> Critic:
@@ -70,6 +76,52 @@ def test_the_logistic_loss_of_a_linear_critic_in_closed_form():
     steep = w.square().sum(1).mean()  # of real images alone
     assert torch.allclose(critic, (F.softplus(-real) + F.softplus(fake)).mean() + 0.3 / 2 * steep + unread[0])
     assert torch.allclose(play(net, x, y, "maker", rules), F.softplus(-fake).mean() + 0.7 * unread[1])
+
+
+def test_the_hinge_loss_of_a_linear_critic_in_closed_form():
+    net, rules = game(), Game(loss="hinge", penalty=0.0, shift=0.0, legible=0.0)
+    x, y = torch.rand(4, 1, 3, 4), torch.tensor([0, 1, 0, 1])
+    w = net.critic.real.weight + net.critic.each.weight[y]
+    real, fake = (((picture.flatten(1) * w).sum(1) + net.critic.real.bias) for picture in (x, net.maker.picture.expand(x.shape)))
+    assert torch.allclose(play(net, x, y, "critic", rules), ((1 - real).clamp(min=0) + (1 + fake).clamp(min=0)).mean())
+    assert torch.allclose(play(net, x, y, "maker", rules), -fake.mean())
+
+
+def test_orthogonal_rows_do_not_overlap_and_labels_do_not_count():
+    maker = nn.ModuleDict({"label": nn.Embedding(3, 4), "body": nn.Linear(6, 4)})
+    nn.init.orthogonal_(maker["body"].weight)
+    assert overlap(maker).item() == pytest.approx(0, abs=1e-9)
+    with torch.no_grad():
+        maker["body"].weight.copy_(torch.eye(4, 6)).index_put_((torch.tensor([0]), torch.tensor([1])), torch.tensor(0.5))
+    assert overlap(maker).item() == pytest.approx(2 * 0.5**2)
+
+
+def test_augmentation_comes_as_often_as_the_critic_is_sure():
+    torch.manual_seed(0)
+    net, x, y = game(), torch.rand(50, 1, 3, 4), torch.zeros(50, dtype=torch.int64)
+    rules = Game(loss="hinge", penalty=0.0, legible=0.0, target=0.6)
+    for sign, chances in ((1.0, [0.1, 0.2]), (-1.0, [0.1, 0.0, 0.0])):
+        with torch.no_grad():
+            net.critic.real.bias.fill_(100 * sign)
+        for chance in chances:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("generators.nets.adversarial.SPEED", 500)
+                play(net, x, y, "critic", rules)
+            assert net.chance.item() == pytest.approx(chance, abs=1e-6)
+    x = torch.rand(400, 3, 4, 4)
+    moved = (augmented(x, 3, 0.3, torch.tensor(0.25)) != x).flatten(1).any(1)
+    assert 0.15 < moved.float().mean() < 0.35
+    assert torch.equal(augmented(x, 3, 0.3, torch.tensor(0.0)), x)
+
+
+def test_a_bounded_layer_stretches_nothing():
+    torch.manual_seed(0)
+    layer = bounded(nn.Linear(20, 10))
+    with torch.no_grad():
+        layer.parametrizations.weight.original.mul_(7)
+    for _ in range(20):
+        layer(torch.randn(1, 20))  # the power method goes on
+    assert torch.linalg.svdvals(layer.eval().weight)[0].item() == pytest.approx(1, rel=1e-3)
 
 
 def test_the_slope_of_some_images_stands_for_all():
@@ -230,13 +282,33 @@ def test_fine_styles_of_oneself_change_nothing_and_those_of_others_do():
     assert all((mixed[i] - own[i]).abs().max() > 1e-4 for i in (0, 2))
 
 
+def test_every_level_of_biggan_hears_its_own_noise_and_the_label():
+    torch.manual_seed(0)
+    maker = make("image/biggan", SMALL["image/biggan"]).build(ImageCodec.fit(pictures(1, (28, 28), 0))).maker
+    noise, y = torch.randn(8, maker.noise), torch.zeros(8, dtype=torch.int64)
+    image = maker(noise, y)
+    for part in torch.arange(maker.noise).split(maker.parts):
+        other = noise.clone()
+        other[:, part] = torch.randn(8, len(part))
+        assert (maker(other, y) - image).abs().mean() > 0.01
+    assert (maker(noise, 1 - y) - image).abs().mean() > 0.01
+
+
+def test_truncated_noise_keeps_within_the_limit_and_its_order():
+    noise = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    kept = within(noise, 0.5)
+    assert kept.abs().max() <= 0.5
+    assert torch.equal(kept.argsort(), noise.argsort())
+    assert torch.allclose(within(noise, 6.0), noise, atol=1e-2)
+
+
 # ---- sizes
 
 
 def foretold(room: int):
     """`expected` of a machine on which nets of `room` channels and less make all their steps within a minute."""
 
-    def expected(self, data, *, minutes=None, device="auto"):
+    def expected(self, data, *, minutes=None, device="auto", private=False):
         wanted = 1000
         steps = wanted if minutes is None else min(wanted, int(wanted * minutes * room / self.width))
         return Forecast(steps, wanted, 1.0, 0.0)
@@ -263,7 +335,7 @@ def test_a_size_that_is_stated_stays(monkeypatch):
 @pytest.mark.parametrize("name", [name for name in names() if get(name).__dict__.get("sizes")])
 def test_sizes_are_fields_of_smaller_nets(name):
     kind = get(name)
-    codec = kind.codec.fit(Dataset.of(read("digits").table.slice(0, 200), Schema.infer(read("digits").table, target="label")))
+    codec = kind.codec.fit(example(name))
     nets = [replace(kind(), **size).build(codec) for size in (*kind.sizes, {})]
     counts = [sum(p.numel() for p in net.parameters()) for net in nets]
     assert counts == sorted(set(counts)), "from small to large, the defaults the largest"

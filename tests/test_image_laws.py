@@ -1,5 +1,9 @@
-"""The laws of every image generator, run on every "image/" line of the registry: labelled digits, and pairs of an image and a mask."""
+"""The laws of every image generator, run on every "image/" line of the registry: labelled digits, and pairs of an image and a mask.
 
+Generators of image to image read the same images beside others in a style, here their negatives in another order.
+"""
+
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -14,8 +18,7 @@ from data.schema import Dataset, Schema
 from data.split import split
 from generators import fitted as module
 from generators import train as loop
-from generators.base import Descending, Unfolding
-from generators.codecs.image import ImageCodec
+from generators.base import Descending, Translating, Unfolding
 from generators.fitted import Fitted
 from generators.registry import get, make, name_of, names
 
@@ -53,15 +56,33 @@ def pairs() -> Dataset:
     return Dataset.of(table, Schema.infer(table, target="mask"))
 
 
+def beside(data: Dataset) -> Dataset:
+    """The images beside the negatives of others."""
+    x = pixels(data.table[next(c.name for c in data.schema.columns if c.kind == "image")])
+    table = data.table.append_column("style", column(255 - x[np.random.default_rng(1).permutation(len(x))]))
+    return Dataset.of(table, Schema.infer(table, target="style", kinds={"style": "style"}))
+
+
+@cache
+def read(name: str, images: Callable[[], Dataset] = digits) -> Dataset:
+    """The images as this generator reads them."""
+    return beside(images()) if issubclass(get(name), Translating) else images()
+
+
 @cache
 def fitted(name: str) -> Fitted:
-    return make(name, small(name)).fit(digits(), seed=0)
+    return make(name, small(name)).fit(read(name), seed=0)
+
+
+def drawn(name: str, n: int, model: Fitted | None = None, **asked) -> Dataset:
+    """n rows of the model, out of its training rows where it makes none of noise."""
+    return (model or fitted(name)).sample(n, of=read(name), **asked)
 
 
 @pytest.mark.parametrize("name", IMAGE)
 def test_length_and_schema_are_as_asked(name):
     for n in (1, 40):
-        made = fitted(name).sample(n, seed=1)
+        made = drawn(name, n, seed=1)
         assert len(made) == n
         assert made.schema == digits().schema
         assert made.table.schema.equals(digits().table.schema, check_metadata=True)
@@ -71,11 +92,10 @@ def test_length_and_schema_are_as_asked(name):
 
 @pytest.mark.parametrize("name", IMAGE)
 def test_the_seed_decides_model_and_sample(name):
-    model = fitted(name)
-    assert model.sample(30, seed=1).table.equals(model.sample(30, seed=1).table)
-    assert not model.sample(30, seed=1).table.equals(model.sample(30, seed=2).table)
-    again = make(name, small(name)).fit(digits(), seed=0)
-    assert again.sample(30, seed=1).table.equals(model.sample(30, seed=1).table)
+    assert drawn(name, 30, seed=1).table.equals(drawn(name, 30, seed=1).table)
+    assert not drawn(name, 30, seed=1).table.equals(drawn(name, 30, seed=2).table)
+    again = make(name, small(name)).fit(read(name), seed=0)
+    assert drawn(name, 30, again, seed=1).table.equals(drawn(name, 30, seed=1).table)
 
 
 @pytest.mark.parametrize("name", IMAGE)
@@ -83,7 +103,7 @@ def test_a_saved_model_samples_the_same_rows(name, tmp_path):
     fitted(name).save(tmp_path)
     loaded = Fitted.load(tmp_path)
     assert name_of(type(loaded.generator)) == name
-    assert loaded.sample(30, seed=1).table.equals(fitted(name).sample(30, seed=1).table)
+    assert drawn(name, 30, loaded, seed=1).table.equals(drawn(name, 30, seed=1).table)
 
 
 class KilledError(Exception):
@@ -100,27 +120,28 @@ def test_a_resumed_run_is_the_same_run(name, tmp_path, monkeypatch):
             raise KilledError
 
     with pytest.raises(KilledError):
-        recipe.fit(digits(), seed=0, folder=tmp_path, progress=kill)
-    resumed = recipe.fit(digits(), seed=0, folder=tmp_path)
+        recipe.fit(read(name), seed=0, folder=tmp_path, progress=kill)
+    resumed = recipe.fit(read(name), seed=0, folder=tmp_path)
     for key, tensor in fitted(name).net.state_dict().items():
         assert torch.equal(tensor, resumed.net.state_dict()[key]), key
 
 
 @pytest.mark.parametrize("name", IMAGE)
 def test_given_fixes_the_label(name):
-    made = fitted(name).sample(25, seed=0, given={"label": "7"})
+    made = drawn(name, 25, seed=0, given={"label": "7"})
     assert made.table["label"].to_pylist() == ["7"] * 25
-    made = fitted(name).sample(25, seed=0, where="label in ('1', '2')")
+    made = drawn(name, 25, seed=0, where="label in ('1', '2')")
     assert set(made.table["label"].to_pylist()) <= {"1", "2"}
     with pytest.raises(BadInput, match="lable"):
-        fitted(name).sample(1, given={"lable": "7"})
+        drawn(name, 1, given={"lable": "7"})
     with pytest.raises(BadInput, match="seven"):
-        fitted(name).sample(1, given={"label": "seven"})
+        drawn(name, 1, given={"label": "seven"})
 
 
 @pytest.mark.parametrize("name", IMAGE)
 def test_an_image_and_its_mask_are_one_taller_image(name):
-    made = make(name, small(name)).fit(pairs(), seed=0).sample(20, seed=0)
+    data = read(name, pairs)
+    made = make(name, small(name)).fit(data, seed=0).sample(20, seed=0, of=data)
     assert made.table.schema.equals(pairs().table.schema)
     assert pixels(made.table["picture"]).shape == (20, 3, 6, 9)
     assert set(np.unique(pixels(made.table["mask"]))) <= {0, 255}
@@ -129,9 +150,9 @@ def test_an_image_and_its_mask_are_one_taller_image(name):
 @pytest.mark.parametrize("name", IMAGE)
 def test_chunks_are_the_sample(name, monkeypatch):
     monkeypatch.setattr(module, "CELLS", 20 * 64)
-    parts = list(fitted(name).stream(50, seed=5))
+    parts = list(fitted(name).stream(50, seed=5, of=read(name)))
     assert [len(part) for part in parts] == [20, 20, 10]
-    assert pa.concat_tables([p.table for p in parts]).combine_chunks().equals(fitted(name).sample(50, seed=5).table)
+    assert pa.concat_tables([p.table for p in parts]).combine_chunks().equals(drawn(name, 50, seed=5).table)
 
 
 @pytest.mark.parametrize("name", [name for name in IMAGE if issubclass(get(name), Unfolding)])
@@ -147,7 +168,8 @@ def test_frames_end_in_what_is_drawn(name):
 @pytest.mark.parametrize("name", IMAGE)
 def test_a_model_file_holds_no_training_image(name, tmp_path):
     fitted(name).save(tmp_path)
-    rows = ImageCodec.fit(digits()).encode(digits(), np.random.default_rng(0))[0].flatten(1).double()
+    names = [c.name for c in read(name).schema.columns if c.kind in ("image", "style")]
+    rows = torch.from_numpy(np.concatenate([pixels(read(name).table[c]).reshape(len(digits()), -1) for c in names])).double()
     rows = (rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True)
     for key, tensor in load_file(tmp_path / "model.safetensors").items():
         assert len(digits()) not in tensor.shape, f"{key} has an entry an image"
@@ -175,7 +197,9 @@ def test_digits_are_learnt_with_the_defaults(name):
     bunch = load_digits()
     table = pa.table({"image": column((bunch.images * 255 / 16).round().astype(np.uint8)[:, None]), "label": bunch.target.astype(str)})
     train, test = split(Dataset.of(table, Schema.infer(table, target="label")), seed=0)
-    made = make(name, {}).fit(train, seed=0).sample(len(train), seed=0)
+    data, turned = (beside(train), True) if issubclass(get(name), Translating) else (train, False)
+    model = make(name, {}).fit(data, seed=0)
+    made, test = model.sample(len(train), seed=0, of=data), model.translate(test) if turned else test
     x, x_test, x_real = (pixels(data.table["image"]).reshape(len(data), -1) / 255 for data in (made, test, train))
     y, y_test = (np.array(data.table["label"].to_pylist()) for data in (made, test))
     assert SVC().fit(x, y).score(x_test, y_test) > 0.75

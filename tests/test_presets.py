@@ -33,7 +33,7 @@ def test_presets_are_recipes_and_the_defaults_are_one_of_them(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_largest_preset_makes_two_steps(name):
     training = {**PRESETS[name]["gpu"].get("training", {}), "steps": 2, "batch": 2, "patience": 0}
-    data = example(modality_of(name))
+    data = example(name)
     log = make(name, {**PRESETS[name]["gpu"], "training": training}).fit(data, device="cpu").log
     small = make(name, {"training": {"steps": 1, "batch": 2, "patience": 0}}).fit(data, device="cpu").log
     assert log["steps"] == 2
@@ -69,7 +69,7 @@ def test_operations_are_those_of_its_layers():
 
 
 def test_the_cost_of_a_step_grows_with_its_net():
-    costs = [cost(make("image/dcgan", {"width": width}), example("image")) for width in (8, 16)]
+    costs = [cost(make("image/dcgan", {"width": width}), example("image/dcgan")) for width in (8, 16)]
     assert costs[0].parameters < costs[1].parameters
     assert costs[0].flops < costs[1].flops < 4.5 * costs[0].flops
 
@@ -80,7 +80,7 @@ def test_presets_are_shown(capsys):
     shown = {line.split()[0]: line.split()[1].replace(",", "") for line in out.splitlines() if line.split()[:1] in (["cpu"], ["gpu"])}
     for preset, parameters in shown.items():
         recipe = make("image/autoencoder", PRESETS["image/autoencoder"][preset])
-        assert int(parameters) == cost(recipe, example("image")).parameters
+        assert int(parameters) == cost(recipe, example("image/dcgan")).parameters
     assert list(shown) == ["cpu", "gpu"]
     assert main(["show", "image/gmm"]) == 0
     assert "presets" not in capsys.readouterr().out

@@ -172,6 +172,7 @@ def test_a_run_without_room_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch
     fewer = job.model_copy(update={"rows": int(re.search(r"--rows (\d+)", str(refused.value))[1])})
     Room.of(fewer, prepared, found.real.train.schema).check()  # what is proposed has room
     monkeypatch.setattr(room, "available", lambda: 1.0)
+    monkeypatch.setattr(room, "held", lambda: 0.0)
     with pytest.raises(BadInput, match=r"learning takes up to .* \(--sample\)"):
         Room.of(fewer, prepared, found.real.train.schema).check()
     Room.of(fewer, prepared, found.real.train.schema).check(learning=False)

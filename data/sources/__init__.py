@@ -144,7 +144,8 @@ def read_builtin(name: str, fit: Fit) -> Source:
 
 def with_images(source: Source, found: Found) -> Source:
     """A source whose images were read; their labels are categories."""
-    kinds = {**source.kinds, **({"label": "category"} if found.target == "label" else {})}
+    told = {"label": "category", "style": "style"} if found.target in ("label", "style") else {}
+    kinds = {**source.kinds, **{name: kind for name, kind in told.items() if name in found.table.column_names}}
     notes = (*source.notes, *found.notes)
     return replace(source, table=found.table, target=source.target or found.target, kinds=kinds, notes=notes, skipped=found.skipped)
 

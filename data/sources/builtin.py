@@ -16,8 +16,8 @@ from data.schema import Modality, Task
 class Builtin:
     """What is known of a built-in dataset before it is loaded.
 
-    `origin` is `package:file`, `sklearn:loader`, `pictures:loader` or `texts:loader`; `held` is the number of rows that it holds out beside
-    its own. `rows` is `about` right where it depends on the versions that are installed.
+    `origin` is `package:file`, or a loader: `sklearn:…`, `pictures:…`, `captioned:…`, `texts:…`; `held` is the number of rows that it
+    holds out beside its own. `rows` is `about` right where it depends on the versions that are installed.
     """
 
     description: str
@@ -72,6 +72,24 @@ CATALOGUE: dict[str, Builtin] = {
     "digits_on_photos": Builtin(
         "digits on photographs, 32×32 colour, and masks of the digits", 1203, "mask", "pictures:digits_on_photos", modality="image"
     ),
+    "photos_to_ink": Builtin(
+        "photographs with digits on them, 64×64 colour, their masks, and sheets of digits in ink",
+        475,
+        "style",
+        "pictures:photos_to_ink",
+        {"style": "style"},
+        modality="image",
+    ),
+    "captioned_digits": Builtin(
+        "one or two digits, 16×32 grey, and what they look like",
+        6000,
+        "caption",
+        "captioned:captioned_digits",
+        {"caption": "text"},
+        modality="multimodal",
+        held=2000,
+        task="captioning",
+    ),
     "home_intents": words(
         "what people say to their homes, from templates, and what they want", 4300, "text", "intent", "home_intents", "classification"
     ),
@@ -100,6 +118,10 @@ def load(name: str) -> tuple[pa.Table, pa.Table | None]:
         from data.sources import pictures
 
         return pictures.LOADERS[what]()
+    if package == "captioned":
+        from data.sources import captioned
+
+        return captioned.captioned_digits()
     if package == "texts":
         from data.sources import texts
 

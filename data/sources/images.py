@@ -3,6 +3,7 @@
     folder/cat/1.png                            a folder a class   -> image, label
     folder/images/1.jpg   folder/masks/1.png    pairs              -> image, mask
     folder/1.png                                neither            -> image
+    folder/photos/…   folder/paintings/1.jpg    no pairs           -> what photos/ gives, and style, a painting by chance
 
 What cannot be read is left out, each with the reason. Names of files are for the screen only: they never enter the table or its notes.
 """
@@ -15,6 +16,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,9 +88,11 @@ def read(folder: Path, fit: Fit) -> Found:
     """The images below a folder, with the label or the mask that its layout gives them. BadInput when that is not clear."""
     paths, skipped = files(folder)
     tops = {path.parts[0] for path in paths if len(path.parts) > 1}
-    pair = {top.lower(): top for top in tops if top.lower() in ("images", "masks")}
-    if len(pair) == 2:
+    pair = {top.lower(): top for top in tops if top.lower() in ("images", "masks", "photos", "paintings")}
+    if {"images", "masks"} <= pair.keys():
         return pairs(folder, fit, paths, skipped, pair)
+    if {"photos", "paintings"} == pair.keys() == {top.lower() for top in tops}:
+        return strangers(folder / pair["photos"], folder / pair["paintings"], fit)
     loose = [path for path in paths if len(path.parts) == 1]
     if loose and tops:
         raise BadInput(f"{folder} holds images beside its folders, such as {said(loose[0])}: put each image into the folder of its class")
@@ -128,6 +132,20 @@ def pairs(folder: Path, fit: Fit, paths: Sequence[Path], skipped: list[str], pai
         ("images and masks of the same names", *notes(fit, skipped + bad, len(images))),
         tuple(skipped + bad),
     )
+
+
+def strangers(photos: Path, paintings: Path, fit: Fit) -> Found:
+    """Photographs with what is known of them, and beside each a painting as long as there are any."""
+    found, (paths, skipped) = read(photos, fit), files(paintings)
+    (cells,), kept, bad = gathered(([Cell(said(path), paintings / path)] for path in paths), (False,), fit, str(paintings), len(skipped))
+    with Image.open(io.BytesIO(next(encoded(found.table["image"])))) as first:
+        mode = first.mode
+    n, rows = min(len(kept), found.table.num_rows), found.table.num_rows
+    style = as_column([recoded(cell, mode) for cell in islice(encoded(cells), n)])
+    table = found.table.append_column("style", pa.chunked_array([style, pa.nulls(rows - n, IMAGE_TYPE)], IMAGE_TYPE))
+    told = [f"{n:,} images of the style" + (f" of {len(kept):,}: each photograph has room for one" if n < len(kept) else "")]
+    told += [f"{len(skipped) + len(bad):,} of {len(paths):,} of them left out"] if skipped or bad else []
+    return Found(table, "style", (*found.notes, *told), (*found.skipped, *skipped, *bad))
 
 
 def files(folder: Path) -> tuple[list[Path], list[str]]:
@@ -173,7 +191,7 @@ def said(path: Path | str) -> str:
 
 def refit(table: pa.Table, fit: Fit, kinds: Mapping[str, str], where: str) -> Found:
     """A table whose image columns (`struct<bytes, …>`) are decoded and brought to one size; its other columns stay as they are."""
-    names = [name for name in table.column_names if pictured(table[name].type) and kinds.get(name, "image") in ("image", "mask")]
+    names = [name for name in table.column_names if pictured(table[name].type) and kinds.get(name, "image") in ("image", "mask", "style")]
     if not names:
         if fit.size:
             raise BadInput(f"a size is for images, and {where} holds none: leave out --size")
@@ -203,12 +221,14 @@ def alike(table: pa.Table, schema: Schema, where: str) -> pa.Table:
     for column in schema.columns:
         if column.size is None or column.name not in table.column_names or not pictured(table[column.name].type):
             continue
+        if table[column.name].null_count:
+            raise BadInput(f"column {column.name!r} in {where} lacks images: leave those rows out")
         cells = list(encoded(table[column.name]))
         for shape in {shape_of(cell, row) for row, cell in enumerate(cells)}:
             if shape[1:] != column.size[1:]:
                 sizes = f"{measures(shape)}, but those to learn from {measures(column.size)}"
                 raise BadInput(f"the images in {where} are {sizes}: bring them to one size (--size)")
-        if column.kind == "image":
+        if column.kind != "mask":
             made = [recoded(cell, MODES[column.size[0]]) for cell in cells]
             table = table.set_column(table.column_names.index(column.name), pa.field(column.name, IMAGE_TYPE), as_column(made))
             continue

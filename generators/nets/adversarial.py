@@ -1,10 +1,12 @@
 """The game of a maker and a critic: its losses, penalties, augmentation and how labels enter, for every adversarial generator.
 
 Goodfellow et al.: Generative Adversarial Networks, 2014, arXiv:1406.2661; relativistic loss: Huang, Gokaslan, Kuleshov, Tompkin: The GAN is
-dead; long live the GAN!, 2025, arXiv:2501.05441; labels: Miyato, Koyama: cGANs with Projection Discriminator, 2018,
-arXiv:1802.05637, and Odena, Olah, Shlens: Conditional Image Synthesis with Auxiliary Classifier GANs, 2016, arXiv:1610.09585;
-augmentation: Zhao, Liu, Lin, Zhu, Han: Differentiable Augmentation for
-Data-Efficient GAN Training, 2020, arXiv:2006.10738.
+dead; long live the GAN!, 2025, arXiv:2501.05441; hinge, spectral norm: Miyato, Kataoka, Koyama, Yoshida: Spectral
+Normalization for Generative Adversarial Networks, 2018, arXiv:1802.05957; labels: Miyato, Koyama: cGANs with Projection Discriminator,
+2018, arXiv:1802.05637, and Odena, Olah, Shlens: Conditional Image Synthesis with Auxiliary Classifier GANs, 2016, arXiv:1610.09585;
+augmentation: Zhao, Liu, Lin, Zhu, Han: Differentiable Augmentation for Data-Efficient GAN Training, 2020, arXiv:2006.10738, as often as
+in Karras et al.: Training Generative Adversarial Networks with Limited Data, 2020, arXiv:2006.06676; orthogonality: Brock, Donahue,
+Simonyan: Large Scale GAN Training for High Fidelity Natural Image Synthesis, 2019, arXiv:1809.11096.
 
     (1)  critic:  E l(D(real, y), D(fake, y)) + r/2 (E |grad D(real, y)|^2 + E |grad D(fake, y)|^2) - E log q(y|real)
     (2)  maker:   E m(D(real, y), D(fake, y)) - c E log q(y|fake),   fake = T(G(noise, y)), real = T(x), y the label of x
@@ -12,6 +14,10 @@ Data-Efficient GAN Training, 2020, arXiv:2006.10738.
     (4)  T(x) = a x(. - shift) + b:   a shift for each image, its edge drawn out; for colour a in [1/2, 1] and |b| <= 1 - a
     (5)  relativistic:  l = softplus(fake - real),                 m = softplus(real - fake)
     (6)  logistic:      l = softplus(-real) + softplus(fake),      m = softplus(-fake);   the slope counts on real images alone
+    (7)  hinge:         l = max(0, 1 - real) + max(0, 1 + fake),   m = - fake
+    (8)  maker:         + o sum of (W W^T)_ij^2 over i != j, W a matrix of the maker but of labels, W^T if it is high
+    (9)  p += sign(E sign D(real) - target) n / SPEED:             T of an image with chance p only
+    (10) spectral norm: W / s(W), s the largest singular value, by one round of the power method a step
 
 The critic only ever sees T of an image, real or made, so few images are not learnt by heart, and T stays out of what is made.
 """
@@ -21,24 +27,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 COLOUR = 3  # channels
 PROBED = 4  # the slope is measured at every fourth image: the same on average as at every fourth step, for a quarter of the cost
+SPEED = 50_000  # images in which the chance of T goes from 0 to 1
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Game:
-    """`penalty` is r on the critic's slope; images move by up to `shift` of a side; `legible` is c, of the right label being read."""
+    """`penalty` is r on the critic's slope; images move by up to `shift` of a side; `legible` is c, of the right label being read, 0 if
+    the critic reads none; `orthogonal` is o.
 
-    loss: Literal["relativistic", "logistic"] = "relativistic"
+    With a `target` above 0, T comes as often as it takes for that mean sign of D(real), at first never; else always.
+    """
+
+    loss: Literal["relativistic", "logistic", "hinge"] = "relativistic"
     penalty: float = 1.0
     shift: float = 0.05
     legible: float = 0.2
+    orthogonal: float = 0.0
+    target: float = 0.0
 
 
 class Critic(nn.Module):
@@ -66,11 +81,13 @@ class Players(nn.Module):
     """
 
     shares: Tensor
+    chance: Tensor  # of T
 
     def __init__(self, maker: Any, critic: Critic, shares: Tensor, channels: int):
         super().__init__()
         self.maker, self.critic, self.channels = maker, critic, channels
         self.register_buffer("shares", shares)
+        self.register_buffer("chance", torch.zeros(()))
 
     def make(self, y: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """int64 [n] -> float [n, C + K, H, W]; `rng` None is the global generator."""
@@ -79,16 +96,21 @@ class Players(nn.Module):
 
 def play(net: Players, x: Tensor, y: Tensor, phase: str, game: Game) -> Tensor:
     """The loss of this phase's side on real images x, float [n, C + K, H, W] in [-1, 1], with labels y, int64 [n]."""
-    n, twice = len(y), torch.cat([y, y])
+    n, twice, chance = len(y), torch.cat([y, y]), net.chance if game.target else None
     if phase == "critic":
         with torch.no_grad():
-            pair = augmented(torch.cat([x, net.make(y)]), net.channels, game.shift)
+            pair = augmented(torch.cat([x, net.make(y)]), net.channels, game.shift, chance)
         scores, logits = net.critic(pair, twice)
-        loss = against(game.loss, scores[:n], scores[n:]) + F.cross_entropy(logits[:n], y)
+        if game.target:
+            net.chance.add_((scores[:n].detach().sign().mean() - game.target).sign() * n / SPEED).clamp_(0, 1)  # (9)
+        loss = against(game.loss, scores[:n], scores[n:])
+        loss = loss + F.cross_entropy(logits[:n], y) if game.legible else loss
         return loss + penalised(net.critic, pair, twice, n, game) if game.penalty else loss  # (1)
+    shown, named = ([x], twice) if game.loss == "relativistic" else ([], y)  # the other losses look at what is made alone
     with frozen(net.critic):
-        scores, logits = net.critic(augmented(torch.cat([x, net.make(y)]), net.channels, game.shift), twice)
-    return towards(game.loss, scores[:n], scores[n:]) + game.legible * F.cross_entropy(logits[n:], y)  # (2)
+        scores, logits = net.critic(augmented(torch.cat([*shown, net.make(y)]), net.channels, game.shift, chance), named)
+    loss = towards(game.loss, scores[:-n], scores[-n:]) + game.legible * F.cross_entropy(logits[-n:], y)  # (2)
+    return loss + game.orthogonal * overlap(net.maker) if game.orthogonal else loss
 
 
 def penalised(critic: nn.Module, pair: Tensor, y: Tensor, n: int, game: Game) -> Tensor:
@@ -101,12 +123,23 @@ def penalised(critic: nn.Module, pair: Tensor, y: Tensor, n: int, game: Game) ->
 
 def against(loss: str, real: Tensor, fake: Tensor) -> Tensor:
     """The critic's loss l, from scores [n] each."""
+    if loss == "hinge":
+        return (F.relu(1 - real) + F.relu(1 + fake)).mean()  # (7)
     return preferred(real, fake) if loss == "relativistic" else (F.softplus(-real) + F.softplus(fake)).mean()  # (5), (6)
 
 
 def towards(loss: str, real: Tensor, fake: Tensor) -> Tensor:
     """The maker's loss m."""
+    if loss == "hinge":
+        return -fake.mean()
     return preferred(fake, real) if loss == "relativistic" else F.softplus(-fake).mean()
+
+
+def overlap(maker: nn.Module) -> Tensor:
+    """How far the rows of a maker's matrices, or their columns where those are fewer, are from orthogonal to each other."""
+    matrices = [w.flatten(1) for name, w in maker.named_parameters() if w.ndim > 1 and not name.startswith("label")]
+    grams = [w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w for w in matrices]
+    return torch.stack([(gram - gram.diagonal().diag()).square().sum() for gram in grams]).sum()  # (8)
 
 
 def preferred(one: Tensor, other: Tensor) -> Tensor:
@@ -120,10 +153,14 @@ def slope(scores: Tensor, x: Tensor) -> Tensor:
     return gradient.square().flatten(1).sum(1).mean()
 
 
-def augmented(x: Tensor, channels: int, shift: float) -> Tensor:
-    """T(x): each image moved by up to `shift` of its sides; one with colours in its first `channels` also dimmed and flattened."""
+def augmented(x: Tensor, channels: int, shift: float, chance: Tensor | None = None) -> Tensor:
+    """T(x): each image moved by up to `shift` of its sides; one with colours in its first `channels` also dimmed and flattened.
+
+    With a `chance`, only so many of the images.
+    """
     n, _, height, width = x.shape
-    offset = (2 * torch.rand(2, n, 1, device=x.device) - 1) * shift
+    some = torch.ones(n, device=x.device) if chance is None else (torch.rand(n, device=x.device) < chance).float()
+    offset = (2 * torch.rand(2, n, 1, device=x.device) - 1) * shift * some[:, None]
     row, column = (
         (torch.arange(side, device=x.device) - (by * side).round().long()).clamp(0, side - 1)
         for by, side in zip(offset, (height, width), strict=True)
@@ -131,9 +168,16 @@ def augmented(x: Tensor, channels: int, shift: float) -> Tensor:
     moved = x.permute(0, 2, 3, 1)[torch.arange(n, device=x.device)[:, None, None], row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
     if channels < COLOUR:
         return moved
-    contrast = 0.5 + 0.5 * torch.rand(n, 1, 1, 1, device=x.device)
+    contrast = 1 - 0.5 * torch.rand(n, 1, 1, 1, device=x.device) * some.view(-1, 1, 1, 1)
     light = (2 * torch.rand(n, 1, 1, 1, device=x.device) - 1) * (1 - contrast)
     return torch.cat([contrast * moved[:, :channels] + light, moved[:, channels:]], dim=1)  # (4)
+
+
+def bounded(layer: Part) -> Part:
+    """A layer under a spectral norm, its weights orthogonal at first."""
+    nn.init.orthogonal_(layer.weight)  # type: ignore[arg-type]
+    spectral_norm(layer)  # (10)
+    return layer
 
 
 def finished(scores: Tensor, channels: int) -> Tensor:
