@@ -67,8 +67,30 @@ JUDGES: Mapping[tuple[Modality, Task], Mapping[str, Judge]] = {
 }
 
 
+class Ground(NamedTuple):
+    """What every training set of one judgement shares."""
+
+    train: Dataset
+    test: Dataset
+    weights: np.ndarray  # [test rows, 1 + DRAWS]
+
+
+Fit = tuple[str, Dataset]  # a judge's name, and what it learns on
+Scoring = Callable[[Mapping[str, Judge], list[Fit], Ground, int], list[dict[str, np.ndarray]]]  # (…, seed) -> {metric: [1 + DRAWS]} a fit
+
+
+def beside(judges: Mapping[str, Judge], fits: list[Fit], ground: Ground, seed: int) -> list[dict[str, np.ndarray]]:
+    """Every fit on this machine, side by side."""
+    return side_by_side(lambda fit: judges[fit[0]](fit[1], ground.test, seed)(ground.weights), fits)
+
+
 def references(
-    split: Split, *, seed: int = 0, judges: Mapping[str, Judge] | None = None, rows: int | None = None
+    split: Split,
+    *,
+    seed: int = 0,
+    judges: Mapping[str, Judge] | None = None,
+    rows: int | None = None,
+    scoring: Scoring = beside,
 ) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """What real rows alone give: the part of `utility` that no synthetic row changes, to be computed once and handed to every judgement.
 
@@ -81,7 +103,7 @@ def references(
     ground = grounds(split, seed, rows)
     if not len(ground.train) or not len(ground.test):
         return {}
-    return drawn(judges, real_sets(ground.train, EFFORT[judged_as(split.train.schema)].floors, seed), ground, seed)
+    return drawn(judges, real_sets(ground.train, EFFORT[judged_as(split.train.schema)].floors, seed), ground, seed, scoring)
 
 
 def utility(
@@ -92,13 +114,15 @@ def utility(
     judges: Mapping[str, Judge] | None = None,
     rows: int | None = None,
     known: Mapping[str, Any] | None = None,
+    scoring: Scoring = beside,
     as_drawn: Callable[[Dataset], Dataset] | None = None,
 ) -> dict[str, Any]:
     """Scores of every judge on every training set, and the share of the real signal that the synthetic rows keep.
 
     `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on (by default as `EFFORT`
     and `SCORED` say); without `judges` they are those in `JUDGES` for the kind of data and the task; `known` is what `references` gave
-    for the same split, seed, judges and rows, where that is known already. `as_drawn` is for synthetic rows that are of another kind than
+    for the same split, seed, judges and rows, where that is known already; `scoring` is where the judges learn.
+    `as_drawn` is for synthetic rows that are of another kind than
     the real ones, photographs drawn in a style of which no real row has a target: it draws the test rows, and judges that learnt on
     synthetic rows alone are scored on these. The shape is
     {"task", "headline", "test_rows", "train_rows", "synthetic_rows", "samples", "judges": {judge: {training set: {metric: {"mean",
@@ -117,10 +141,13 @@ def utility(
     samples = [capped(answered(data, split.train), len(ground.train), rng) for data in synthetic]
     if not len(ground.train) or not len(ground.test) or not samples:
         return {"task": schema.task, "why": "no real training row, test row or synthetic sample to judge"}
-    known = known or references(split, seed=seed, judges=judges, rows=rows)
+    known = known or references(split, seed=seed, judges=judges, rows=rows, scoring=scoring)
     sets = {"synthetic": samples, "augmented": [joined(ground.train, sample) for sample in samples]}
     test = as_drawn(ground.test) if as_drawn else ground.test
-    parts = [drawn(judges, {kind: sets[kind]}, ground._replace(test=test if kind == "synthetic" else ground.test), seed) for kind in sets]
+    parts = [
+        drawn(judges, {kind: sets[kind]}, ground._replace(test=test if kind == "synthetic" else ground.test), seed, scoring)
+        for kind in sets
+    ]
     own = {name: parts[0][name] | parts[1][name] for name in judges}
     every = {name: {kind: {**known[name], **own[name]}[kind] for kind in KINDS} for name in judges}
     metrics = list(next(iter(every.values()))["real"])
@@ -152,14 +179,6 @@ def foretold(train: Dataset) -> float:
     return fits * image.pace(train) / 60
 
 
-class Ground(NamedTuple):
-    """What every training set of one judgement shares."""
-
-    train: Dataset
-    test: Dataset
-    weights: np.ndarray  # [test rows, 1 + DRAWS]
-
-
 def judges_of(schema: Schema, judges: Mapping[str, Judge] | None) -> Mapping[str, Judge] | None:
     """Those given, or those for the kind of data and the task; None without a target or a judge."""
     return None if schema.target is None else judges or JUDGES.get((judged_as(schema), schema.task))
@@ -174,12 +193,12 @@ def grounds(split: Split, seed: int, rows: int | None) -> Ground:
 
 
 def drawn(
-    judges: Mapping[str, Judge], sets: Mapping[str, list[Dataset]], ground: Ground, seed: int
+    judges: Mapping[str, Judge], sets: Mapping[str, list[Dataset]], ground: Ground, seed: int, scoring: Scoring
 ) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """{judge: {training set: {metric: [1 + DRAWS]}}}: every judge learns on every training set, side by side."""
     luck = np.random.default_rng([seed, 0x10CC]).random((DRAWS, max(map(len, sets.values()))))
     fits = [(name, kind, data) for name in judges for kind, datasets in sets.items() for data in datasets]
-    scored = side_by_side(lambda fit: judges[fit[0]](fit[2], ground.test, seed)(ground.weights), fits)
+    scored = scoring(judges, [(name, data) for name, _, data in fits], ground, seed)
     found: dict[str, dict[str, dict[str, np.ndarray]]] = {name: {} for name in judges}
     for name, kind in dict.fromkeys(fit[:2] for fit in fits):
         found[name][kind] = combine([scores for fit, scores in zip(fits, scored, strict=True) if fit[:2] == (name, kind)], luck)

@@ -109,6 +109,7 @@ def parser() -> Parser:
     run_.add_argument("--gate", action="append", default=[], metavar="NAME=LIMIT", help="a threshold of the verdict, e.g. copies=0.01")
     run_.add_argument("--name", help="the name of the dataset that is published; from the source when left out")
     run_.add_argument("--to", metavar="DIR", help="the folder of releases, or its URL (s3://bucket/…) (default: releases)")
+    spreading(run_)
 
     sample_ = add(
         sample,
@@ -132,6 +133,7 @@ def parser() -> Parser:
     )
     sample_.add_argument("--name", help="the name of the dataset that is published; the model's when left out")
     sample_.add_argument("--to", metavar="DIR", default="releases", help="the folder of releases (default: releases)")
+    spreading(sample_)
 
     impute_ = add(
         impute,
@@ -169,6 +171,7 @@ def parser() -> Parser:
     learning(compare_)
     compare_.add_argument("--name", help="the name of the dataset")
     compare_.add_argument("--to", metavar="DIR", help="where leaderboard.html, .md and .json go; the private run folder when left out")
+    spreading(compare_)
 
     releases_ = add(releases, "releases", "list what is published")
     releases_.add_argument("--to", metavar="DIR", default="releases", help="the folder of releases (default: releases)")
@@ -218,6 +221,15 @@ def learning(sub: Parser) -> None:
     sub.add_argument("--minutes", type=float, metavar="M", help="bound on the training time")
     sub.add_argument("--seed", type=int, help="the same seed gives the same rows (default: 0)")
     sub.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="where to train (default: a GPU when there is one)")
+
+
+def spreading(sub: Parser) -> None:
+    """The option that says who does the work."""
+    sub.add_argument(
+        "--cluster",
+        metavar="ADDRESS|N",
+        help="spread the work over a Dask cluster, tcp://host:8786, or N processes of this machine (default: $ALFAR_CLUSTER, or threads)",
+    )
 
 
 # ---- commands
@@ -281,7 +293,7 @@ def run(options: argparse.Namespace) -> int:
     """`alfar run`"""
     from flows import commands
 
-    return commands.run(values_of(options))
+    return commands.run(values_of(options), options.cluster)
 
 
 def sample(options: argparse.Namespace) -> int:
@@ -290,7 +302,7 @@ def sample(options: argparse.Namespace) -> int:
 
     given = {column: plain(value) for column, value in pairs("--given", options.given)}
     asked = publishing.Asked(given, options.where, balanced(options.balance))
-    return commands.sample(options.model, options.rows, options.seed, asked, options.name, options.to)
+    return commands.sample(options.model, options.rows, options.seed, asked, options.name, options.to, options.cluster)
 
 
 def impute(options: argparse.Namespace) -> int:
@@ -311,7 +323,7 @@ def compare(options: argparse.Namespace) -> int:
     """`alfar compare`"""
     from flows import commands
 
-    return commands.compare(values_of(options, to=None), options.generators, options.seeds, options.to)
+    return commands.compare(values_of(options, to=None), options.generators, options.seeds, options.to, options.cluster)
 
 
 def releases(options: argparse.Namespace) -> int:

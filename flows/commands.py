@@ -22,7 +22,7 @@ from data.images import measures
 from data.schema import Dataset
 from data.sources import images
 from data.stores import place, remote
-from flows import auto, publishing, screen, stages
+from flows import auto, cluster, publishing, screen, stages
 from flows.folders import read_json, run_folder
 from flows.job import Job, shown
 from flows.room import Room
@@ -32,8 +32,8 @@ FAILED = 3  # exit code: a gate failed
 MOVED = "ALFAR_PASSWORD"
 
 
-def run(values: dict[str, Any]) -> int:
-    """Read, check, say what is ahead, run the flow, say what came of it."""
+def run(values: dict[str, Any], spread: str | None = None) -> int:
+    """Read, check, say what is ahead, run the flow, say what came of it. `spread` is the cluster that work is spread over."""
     job = job_of(values)
     plan = stages.plan(job)
     stages.writable(job.to, plan.dataset)
@@ -41,7 +41,7 @@ def run(values: dict[str, Any]) -> int:
     with screen.progress():
         foretell(plan)
     stages.ready[job.digest] = plan
-    with prefect(), screen.progress():
+    with cluster.joined(spread), prefect(), screen.progress():
         from flows.synthesize import synthesize
 
         outcome = synthesize(job, return_state=True).result()
@@ -124,13 +124,13 @@ def conclude(outcome: publishing.Outcome) -> int:
     return 0 if outcome.passed else FAILED
 
 
-def sample(model: str, rows: int, seed: int, asked: publishing.Asked, name: str | None, to: str) -> int:
+def sample(model: str, rows: int, seed: int, asked: publishing.Asked, name: str | None, to: str, spread: str | None = None) -> int:
     """Draw rows from a fitted model into a new release; its report carries the judgement of the model's own release."""
     if rows < 1:
         raise BadInput(f"--rows is {rows}; it should be at least 1")
     if seed < 0:
         raise BadInput(f"--seed is {seed}; it should be at least 0")
-    with screen.progress():
+    with cluster.joined(spread), screen.progress():
         outcome = publishing.resample(place(model), rows, seed, asked, name, to)
     print(f"{outcome.manifest['verdict'].upper()}: {rows:,} rows of {outcome.manifest['dataset']}")
     print(publishing.told(outcome.manifest["draws"]))
@@ -217,7 +217,7 @@ def parts(made: Dataset, n: int, seed: int) -> list[Dataset]:
     return [made.take(order[i * n : (i + 1) * n]) for i in range(max(1, min(effort.samples, len(made) // n)))]
 
 
-def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None) -> int:
+def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None, spread: str | None = None) -> int:
     """Rank generators on one dataset."""
     from generators import registry
 
@@ -233,7 +233,7 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None)
     chosen = listed or registry.serving(plan.real.train.schema)
     describe_comparison(plan, chosen, seeds)
     stages.ready[job.digest] = plan
-    with prefect(), screen.progress():
+    with cluster.joined(spread), prefect(), screen.progress():
         from flows.compare import compare as flow
         from flows.compare import text
 

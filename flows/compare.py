@@ -20,8 +20,8 @@ from prefect import flow, task  # noqa: E402
 from prefect.artifacts import create_table_artifact  # noqa: E402
 
 from data.card import plain  # noqa: E402
-from flows import stages  # noqa: E402
-from flows.folders import keyed, read_json, run_folder, write_json  # noqa: E402
+from flows import cluster, stages  # noqa: E402
+from flows.folders import keyed, run_folder, write_json  # noqa: E402
 from flows.job import Job  # noqa: E402
 from flows.publishing import command  # noqa: E402
 from flows.screen import figure, table  # noqa: E402
@@ -44,17 +44,7 @@ SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR an
 @task(persist_result=False, task_run_name="{job.generator[name]}, seed {job.seed}")
 def candidate(job: Job, root: Path, prepared: Path, referred: Path) -> dict[str, Any]:
     """One fit: its scores and what it cost."""
-    job = stages.sized(job, stages.budget(job, root, prepared).folder) if job.minutes else job
-    fitted = stages.fit(job, root, prepared)
-    drawn = stages.draw(job, root, prepared, fitted.folder)
-    judged = stages.judge(job, root, prepared, fitted.folder, drawn.folder, referred)
-    cost = read_json(drawn.folder / "cost.json")
-    return {
-        "scores": read_json(judged.folder / "scores.json"),
-        "minutes": (fitted.seconds + drawn.seconds) / 60,
-        "fit_seconds": fitted.cpu_seconds,
-        "rows_per_second": cost["rows"] / max(cost["cpu_seconds"], 1e-3),
-    }
+    return stages.candidate(job, root, prepared, referred)
 
 
 @flow(name="compare", flow_run_name="{job.source.shown}", persist_result=False)
@@ -65,14 +55,16 @@ def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = No
     with run_folder(dataset, stages.waiting(dataset)) as root:
         prepared = ended(prepare(job, root)).folder
         referred = ended(refer(job, root, prepared)).folder
-        rows: list[dict[str, Any]] = []
-        for name in generators:
-            results = []
-            for seed in range(job.seed, job.seed + seeds):
-                one = job.model_copy(update={"generator": {"name": name}, "seed": seed, "minutes": minutes})
-                stages.progress.get()("compare", len(rows), len(generators), f"{name}, seed {seed}")
-                results.append(candidate(one, root, prepared, referred, return_state=True).result(raise_on_failure=False))
-            rows.append(row(name, results))
+        fits = [(name, seed) for name in generators for seed in range(job.seed, job.seed + seeds)]
+        jobs = [job.model_copy(update={"generator": {"name": name}, "seed": seed, "minutes": minutes}) for name, seed in fits]
+        made = cluster.candidates(jobs, root, prepared, referred)
+        results: dict[str, list[Any]] = {name: [] for name in generators}
+        for number, ((name, seed), one) in enumerate(zip(fits, jobs, strict=True)):
+            stages.progress.get()("compare", number, len(fits), f"{name}, seed {seed}")
+            why = next(made)
+            state = None if why else candidate(one, root, prepared, referred, return_state=True)
+            results[name].append(state.result(raise_on_failure=False) if state else why)
+        rows = [row(name, found) for name, found in results.items()]
         again = command(job, "compare", "--generators", ",".join(generators), "--seeds", str(seeds))
         board = ranked(dataset, rows) | {"target": job.target, "reproduce": again}
         folder = Path(to) if to else root / keyed("compare", {"job": job.digest, "generators": generators, "seeds": seeds}, ())

@@ -18,7 +18,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ class Done:
     cached: bool
     seconds: float
     cpu_seconds: float
+
+
+@dataclass
+class Found:
+    """The finished stages that `looking` met, and whether none was missing."""
+
+    folders: list[Path] = field(default_factory=list)
+    complete: bool = False
+
+
+class Missing(Exception):
+    """A stage is not there, and is only looked for."""
+
+
+search: ContextVar[Found | None] = ContextVar("search", default=None)
 
 
 def home() -> Path:
@@ -76,9 +92,14 @@ def stage(
     """
     key = keyed(name, inputs, code)
     folder, partial = root / key, root / f"{key}.partial"
+    found = search.get()
     if (known := intact(folder)) is not None:
+        if found:
+            found.folders.append(folder)
         LOG.info("found", extra={"stage": name})
         return Done(folder, True, known["seconds"], known["cpu_seconds"])
+    if found:
+        raise Missing(key)
     LOG.info("resumed" if resumes and partial.is_dir() else "begun", extra={"stage": name})
     shutil.rmtree(folder, ignore_errors=True)
     if not resumes:
@@ -93,6 +114,20 @@ def stage(
     os.rename(partial, folder)
     LOG.info("done in %.1f s", cost["seconds"], extra={"stage": name})
     return Done(folder, False, **cost)
+
+
+@contextmanager
+def looking() -> Iterator[Found]:
+    """Meanwhile no stage works: the finished ones are listed, and the first that is missing ends what is tried."""
+    found = Found()
+    token = search.set(found)
+    try:
+        yield found
+        found.complete = True
+    except Missing:
+        pass
+    finally:
+        search.reset(token)
 
 
 def retire(root: Path, keep: int) -> None:

@@ -30,7 +30,7 @@ from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.sources import slug
 from data.stores import Place, fetch, place
-from flows import auto, room
+from flows import auto, cluster, room
 from flows.folders import LOG, Done, append, home, keyed, read_json, retire, run_folder
 from flows.hooks import announce
 from flows.job import Job, shown
@@ -172,7 +172,7 @@ def resample(path: Place, rows: int, seed: int, asked: Asked, name: str | None, 
         raise BadInput(f"{path} is a model of {made_by['name']}, a yardstick whose rows are never published: sample from another model")
     dataset = name or (parent.dataset if parent else slug(path.absolute().name))
     tally = Tally(teller("sample"))
-    chunks = fitted.stream(rows, seed=seed, given=asked.given, where=asked.where, shares=asked.shares, tally=tally)
+    chunks = cluster.stream(fitted, rows, seed=seed, given=asked.given, where=asked.where, shares=asked.shares, tally=tally)
     writable(to, dataset)
     if parent:
         room.sampled(parent.manifest, rows, to)

@@ -38,7 +38,7 @@ from data.split import split
 from data.stores import fetch, place
 from data.styles import paired, photos, sides
 from data.texts import keys, recurring
-from flows import auto
+from flows import auto, cluster
 from flows.folders import Done, read_json, stage, write_json
 from flows.hooks import permitted
 from flows.job import Job
@@ -373,13 +373,21 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
         Room.of(job, prepared, model.schema).check(learning=False)
         train = Dataset.open(prepared / "train.parquet")
-        write_stream(model.stream(rows, seed=job.seed, avoid=avoided(train), tally=tally, of=train), folder / "rows.parquet", rows)
+        write_stream(cluster.stream(model, rows, seed=job.seed, avoid=avoided(train), tally=tally, of=train), folder / "rows.parquet", rows)
         write_json(folder / "draws.json", tally.to_json())
-        write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began, 3)})
+        write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began + tally.elsewhere, 3)})
         if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed) or both_ways(model, folder / "rows.parquet", train, job.seed):
             frames.save(folder / "frames.parquet")
 
     return stage(root, "draw", {"fitted": fitted.name, "rows": rows, "seed": job.seed}, work, code=("data", "generators"))
+
+
+def sampled(model: Fitted, n: int, seed: int, train: Dataset) -> Dataset:
+    """`Fitted.sample` of a model of these rows, by the workers of the cluster when there is one."""
+    from generators.drawing import Tally
+
+    chunks = [chunk.table for chunk in cluster.stream(model, n, seed=seed, avoid=avoided(train), tally=Tally(), of=train)]
+    return Dataset(model.schema, pa.concat_tables(chunks).combine_chunks())
 
 
 def avoided(train: Dataset) -> Dataset | None:
@@ -409,7 +417,7 @@ def refer(job: Job, root: Path, prepared: Path) -> Done:
 
     def work(folder: Path) -> None:
         teller("judge")(0, 4, "references: judges learn on real rows and on the floor")
-        found = references(sides(real_of(prepared)).known, seed=job.seed, judges=running(job.database))
+        found = references(sides(real_of(prepared)).known, seed=job.seed, judges=running(job.database), scoring=cluster.scoring)
         plain = {
             judge: {kind: {m: v.tolist() for m, v in scores.items()} for kind, scores in sets.items()} for judge, sets in found.items()
         }
@@ -441,9 +449,8 @@ def judge(job: Job, root: Path, prepared: Path, fitted: Path, drawn: Path, refer
         effort = EFFORT[judged_as(real.train.schema)]
         n = min(len(real.train), effort.rows)
         first = head(drawn / "rows.parquet", n)
-        avoid = avoided(real.train)
-        samples = [first] if len(first) == n else [model.sample(n, seed=job.seed, avoid=avoid, of=real.train)]
-        samples += [model.sample(n, seed=job.seed + i, avoid=avoid, of=real.train) for i in range(1, effort.samples)]
+        samples = [first] if len(first) == n else [sampled(model, n, job.seed, real.train)]
+        samples += [sampled(model, n, job.seed + i, real.train) for i in range(1, effort.samples)]
         translate = model.translate if real.train.schema.task == "image-to-image" else None
         asked = answers(model, real.test, job.seed) if real.test.schema.task == "captioning" else {}
         write_json(folder / "scores.json", scores(real, samples, known["seed"], known["scores"], job.database, translate, asked))
@@ -497,7 +504,11 @@ def scores(
     known = {
         judge: {kind: {m: np.array(v) for m, v in of.items()} for kind, of in sets.items()} for judge, sets in (references or {}).items()
     }
-    result = {"utility": utility(beside.known, samples, seed=seed, judges=running(database), known=known, as_drawn=as_drawn)}
+    result = {
+        "utility": utility(
+            beside.known, samples, seed=seed, judges=running(database), known=known, as_drawn=as_drawn, scoring=cluster.scoring
+        )
+    }
     if judged_as(real.train.schema) == "text" and real.train.schema.task == "classification":
         result["utility"] |= {"learning": learning(real, samples[0], seed=seed)}
     tell(2, 4, "fidelity: how like the real rows, and a detector")
@@ -508,6 +519,21 @@ def scores(
     result["privacy"] = privacy(beside.private.train, beside.private.test, samples[0], seed=seed)
     tell(4, 4, "judged")
     return result
+
+
+def candidate(job: Job, root: Path, prepared: Path, referred: Path) -> dict[str, Any]:
+    """One fit of `compare`: its scores and what it cost."""
+    job = sized(job, budget(job, root, prepared).folder) if job.minutes else job
+    fitted = fit(job, root, prepared)
+    drawn = draw(job, root, prepared, fitted.folder)
+    judged = judge(job, root, prepared, fitted.folder, drawn.folder, referred)
+    cost = read_json(drawn.folder / "cost.json")
+    return {
+        "scores": read_json(judged.folder / "scores.json"),
+        "minutes": (fitted.seconds + drawn.seconds) / 60,
+        "fit_seconds": fitted.cpu_seconds,
+        "rows_per_second": cost["rows"] / max(cost["cpu_seconds"], 1e-3),
+    }
 
 
 # ---- small things

@@ -25,7 +25,7 @@ from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
 from data.card import plain  # noqa: E402
-from flows import auto, hooks, publishing, stages  # noqa: E402
+from flows import auto, cluster, hooks, publishing, stages  # noqa: E402
 from flows.folders import LOG, Done, run_folder  # noqa: E402
 from flows.job import Job  # noqa: E402
 from flows.journal import journal  # noqa: E402
@@ -142,7 +142,7 @@ def synthesize(job: Job) -> publishing.Outcome:
 def followed(job: Job, attempt: str) -> publishing.Outcome:
     """One attempt, a task a stage."""
     dataset = read(job)
-    with run_folder(dataset, waiting=stages.waiting(dataset)) as root:
+    with cluster.joined(), run_folder(dataset, waiting=stages.waiting(dataset)) as root:
         done: dict[str, Done] = {"prepare": ended(prepare(job, root))}
         prepared = done["prepare"].folder
         if auto.wanted(job):

@@ -41,6 +41,7 @@ class Tally:
     drawn: int = 0
     kept: int = 0
     turned: dict[str, int] = field(default_factory=dict)  # what was asked -> the draws that were thrown away for it
+    elsewhere: float = 0.0  # CPU seconds of other processes that drew
 
     @property
     def rate(self) -> float:

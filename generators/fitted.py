@@ -83,11 +83,13 @@ class Fitted:
         shares: Shares | None = None,
         avoid: Dataset | None = None,
         tally: Tally | None = None,
+        only: range | None = None,
         of: Dataset | None = None,
     ) -> Iterator[Dataset]:
         """The rows of `sample` in chunks of constant size; chunk i depends on (seed, i) only. `tally` counts the draws.
 
-        What is wrong with what is asked is said at once; that it is too rare, when the rows are drawn.
+        `only` are the numbers of the chunks that are made, one after another: a part of the same rows, unless the schema has `unique`
+        constraints. What is wrong with what is asked is said at once; that it is too rare, when the rows are drawn.
         """
         if n < 1:
             raise BadInput(f"{n} rows were asked for; ask for at least 1")
@@ -95,15 +97,23 @@ class Fitted:
         kinds = strata(self.schema, shares) if shares else [({}, [], 1.0)]
         wishes = [Wish(self, {**(given or {}), **values}, [*asked, *more], self.pool(of, seed)) for values, more, _ in kinds]
         drawing = Drawing(self, seed, tally or Tally(), avoid)
-        return self.chunks(n, seed, wishes, divided(n, np.array([share for *_, share in kinds])), drawing)
+        left = divided(n, np.array([share for *_, share in kinds]))
+        return self.chunks(n, seed, wishes, left, drawing, range(-(-n // self.chunk)) if only is None else only)
 
-    def chunks(self, n: int, seed: int, wishes: list[Wish], left: np.ndarray, drawing: Drawing) -> Iterator[Dataset]:
-        """n rows, `left[i]` of them by wish i."""
-        chunk = max(1, CELLS // self.codec.cells)
-        for number, start in enumerate(range(0, n, chunk)):
+    @property
+    def chunk(self) -> int:
+        """The rows of a chunk."""
+        return max(1, CELLS // self.codec.cells)
+
+    def chunks(self, n: int, seed: int, wishes: list[Wish], left: np.ndarray, drawing: Drawing, only: range) -> Iterator[Dataset]:
+        """The chunks `only` of n rows, `left[i]` of them by wish i."""
+        for number in range(only.start if len(wishes) == 1 else 0, only.stop):
+            start = number * self.chunk
+            counts = divided(min(self.chunk, n - start), left)
+            left = left - counts  # several wishes: what earlier chunks took decides
+            if number not in only:
+                continue
             rng, numbers = torch.Generator().manual_seed(mix(seed, number, 7)), np.random.default_rng([seed, number])
-            counts = divided(min(chunk, n - start), left)
-            left = left - counts
             parts: list[pa.Table] = []
             for wish, count in zip(wishes, counts.tolist(), strict=True):
                 if count:
