@@ -121,6 +121,12 @@ def test_ids_are_unique_and_of_the_same_form(name):
     assert again.make(0, 50, 5).equals(code.make(0, 50, 5))
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.int64()])
+def test_ids_that_are_all_missing_are_bad_input(kind):
+    with pytest.raises(BadInput, match="'code' holds ids, but none"):
+        Ids.fit(Column("code", "id", str(kind), nullable=True), pa.chunked_array([pa.nulls(20, kind)]))
+
+
 def test_ids_outgrow_their_form_without_repeating():
     real = pa.array([f"{a}{b}" for a in "abc" for b in "xyz"] * 6)
     code = Ids.fit(Column("id", "id", "string"), real)

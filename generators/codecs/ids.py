@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.errors import BadInput
 from data.schema import Column
 
 ALPHABETS = (
@@ -36,6 +37,8 @@ class Ids:
     @classmethod
     def fit(cls, column: Column, array: Any) -> Ids:
         words = column.strings(array).drop_null()
+        if not len(words):
+            raise BadInput(f"column {column.name!r} holds ids, but none in the training rows: drop it")
         whole = pa.types.is_integer(column.arrow)
         if whole:
             span = pc.min_max(array)
