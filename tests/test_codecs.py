@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from data.errors import BadInput
 from data.infer import infer_column
 from data.schema import RARE, Column, Dataset, Schema
 from generators.codecs.columns import Categories, Quantiles, segments

@@ -93,7 +93,7 @@ class ImageCodec(LabelCodec):
 
     @classmethod
     def restore(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        return cls(Schema.from_json(spec["schema"]), tensors["shares"].numpy())
+        return cls(Schema.from_json(spec["schema"]), tensors["shares"].numpy()).whole()
 
 
 def signed(x: Tensor) -> Tensor:

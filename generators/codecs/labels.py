@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,12 @@ class LabelCodec(Codec):
     @property
     def label(self) -> Column | None:
         return self.one("category", "boolean")
+
+    def whole(self) -> Self:
+        """The codec, which a file describes. ValueError unless there is a share for each label."""
+        if len(self.shares) != (len(self.label.categories) if self.label else 1):
+            raise ValueError("shares")
+        return self
 
     def frequencies(self, data: Dataset) -> np.ndarray:
         """float64 [L]: the share of each label. BadInput for too many of them, and as in `labels`."""

@@ -165,7 +165,7 @@ class TextCodec(LabelCodec):
             known.add(a + b)
         if not 0 < int(spec["longest"]) <= LONGEST or len(merges) > PIECES[1]:
             raise ValueError("longest or merges")
-        return cls(Schema.from_json(spec["schema"]), tensors["shares"].numpy(), merges, int(spec["longest"]), int(spec["left_out"]))
+        return cls(Schema.from_json(spec["schema"]), tensors["shares"].numpy(), merges, int(spec["longest"]), int(spec["left_out"])).whole()
 
 
 def cut() -> pre_tokenizers.PreTokenizer:
