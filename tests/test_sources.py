@@ -47,7 +47,16 @@ def test_every_built_in_loads_as_stated(name):
     assert not any(pa.types.is_dictionary(c.type) for c in source.table.columns)
     assert not [n for n in source.table.column_names if n in ("index", "Unnamed: 0") or n.startswith("__")]
     schema = Schema.infer(source.table, target=source.target, kinds=source.kinds, task=source.task)
-    assert schema.task in ("classification", "regression", "segmentation", "translation", "text-to-code", "summarisation", "captioning")
+    assert schema.task in (
+        "classification",
+        "regression",
+        "segmentation",
+        "translation",
+        "text-to-code",
+        "summarisation",
+        "captioning",
+        "image-to-image",
+    )
     assert source.task in (None, schema.task)
     assert schema.modality == entry.modality
 
