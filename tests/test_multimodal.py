@@ -33,7 +33,7 @@ from generators.nets.quantised import DEAD, Quantiser
 from generators.registry import DEFAULT, make, name_of, names
 
 NAMES = names("multimodal")
-SMALL = {"codes": 32, "hidden": 16, "width": 32, "depth": 1, "training": {"steps": 30, "batch": 32}}
+SMALL = {"codes": 32, "coding": 0.4, "hidden": 16, "width": 32, "depth": 1, "training": {"steps": 30, "batch": 32}}
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_was_killed_in_either_phase_is_the_same_run(name, phase, tmp_
 
     def kill(done, total, words):
         ends.extend([total] if done == total else [])
-        if done == 3 and len(ends) == phase:
+        if done == 10 and len(ends) == phase:
             raise KilledError
 
     with pytest.raises(KilledError):
