@@ -155,11 +155,10 @@ class CaptionImage(Descending, Answering):
 
     def loss(self, net: CaptionNet, rows: Rows, phase: str) -> Tensor:
         x, y = rows
-        shown = warped(net.image(x), self.augment if net.training else 0.0)
         if phase == "codes":
-            return net.codes.loss(shown)
+            return net.codes.loss(net.image(x))  # as they are: warped images have soft edges
         with torch.no_grad():
-            codes = net.codes.encode(shown)
+            codes = net.codes.encode(warped(net.image(x), self.augment if net.training else 0.0))
         caption, n = net.caption(x, y), max(1, len(x) // 3)
         gone = torch.rand(len(x) - n, 1, device=x.device) < self.dropped * net.training
         surprises = [
