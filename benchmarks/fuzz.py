@@ -197,7 +197,7 @@ def tamper(kind: str, source: Path, rng: random.Random, folder: Path, others: li
 
 def attempt(kind: str, path: Path, to: Path) -> None:
     """Read it as the commands do, and go on with what was read as far as sampling ten rows."""
-    from flows import stages
+    from flows import planning
     from flows.job import Job
     from generators import registry
     from generators.fitted import Fitted
@@ -208,7 +208,7 @@ def attempt(kind: str, path: Path, to: Path) -> None:
         Fitted.load(path).sample(10)
     else:
         source = {"spec": str(path), **({"size": 8} if kind == "image" else {})}
-        train = stages.plan(Job(source=source, to=str(to))).real.train
+        train = planning.plan(Job(source=source, to=str(to))).real.train
         registry.make({"tabular": "tabular/marginal", "image": "image/gmm", "text": "text/ngram"}[train.schema.modality], {}).fit(
             train, seed=0
         )

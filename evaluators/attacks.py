@@ -49,15 +49,16 @@ def attacks(train: Dataset, test: Dataset, made: Dataset, *, seed: int = 0) -> d
 
 
 def risk(hits: np.ndarray, control: np.ndarray, rows: tuple[int, int]) -> dict[str, float]:
-    """(1) of bool [attempts] on so many training and held-out rows, with its interval; rates as by one more hit and one more miss.
+    """(1) of bool [attempts] on training rows and on held-out rows, with its interval; rates as by one more hit and one more miss.
 
-    Attempts that begin from the same row are not independent, so the interval counts no more of them than there are rows.
+    `rows` are how many rows the attempts of each side began from. Those that begin from the same row are not independent: both the rates
+    and the interval count no more attempts than there are rows.
     """
     if not len(hits):
         return {"train": 0.0, "control": 0.0, "risk": 0.0, "low": 0.0, "high": 0.0, "attempts": 0}
-    a, b = ((side.sum() + 1) / (len(side) + 2) for side in (hits, control))
-    value = (a - b) / (1 - b)  # (1)
     n, m = min(len(hits), rows[0]), min(len(control), rows[1])
+    a, b = (hits.mean() * n + 1) / (n + 2), (control.mean() * m + 1) / (m + 2)
+    value = (a - b) / (1 - b)  # (1)
     spread = np.hypot(np.sqrt(a * (1 - a) / n) / (1 - b), np.sqrt(b * (1 - b) / m) * (1 - a) / (1 - b) ** 2)
     found = {"train": a, "control": b, "risk": value, "low": value - 1.96 * spread, "high": value + 1.96 * spread}
     return {key: round(float(v), 4) for key, v in found.items()} | {"attempts": len(hits)}
@@ -85,15 +86,17 @@ def singling(train: Dataset, test: Dataset, made: Dataset, rng: np.random.Genera
     (real, held, own), quantity = columns_of(train, [some(data, n, rng) for data in (train, test, made)])
     middle = np.nanmedian(np.where(np.isnan(own).all(0), 0, own), axis=0)
     hits: list[tuple[bool, bool]] = []
+    begun: set[int] = set()
     for row in rng.integers(n, size=TRIES).tolist():
         chosen = rng.permutation(len(quantity))[: rng.integers(2, WIDTH + 1)]
         once = [holds(values, own[row], chosen, quantity, middle) == 1 for values in (own, real, held)]
         if once[0]:
             hits.append((once[1], once[2]))
+            begun.add(row)
         if len(hits) == GUESSES:
             break
     found = np.array(hits, dtype=bool).reshape(-1, 2)
-    return risk(found[:, 0], found[:, 1], (n, n))
+    return risk(found[:, 0], found[:, 1], (len(begun), len(begun)))
 
 
 def holds(values: np.ndarray, row: np.ndarray, chosen: np.ndarray, quantity: np.ndarray, middle: np.ndarray) -> int:

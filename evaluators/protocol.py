@@ -121,10 +121,9 @@ def utility(
 
     `synthetic` are independent samples of one generator; `rows` caps the rows a judge learns on and is scored on (by default as `EFFORT`
     and `SCORED` say); without `judges` they are those in `JUDGES` for the kind of data and the task; `known` is what `references` gave
-    for the same split, seed, judges and rows, where that is known already; `scoring` is where the judges learn.
-    `as_drawn` is for synthetic rows that are of another kind than
-    the real ones, photographs drawn in a style of which no real row has a target: it draws the test rows, and judges that learnt on
-    synthetic rows alone are scored on these. The shape is
+    for the same split, seed, judges and rows, where that is known already; `scoring` is where the judges learn. `as_drawn` is for
+    synthetic rows that are of another kind than the real ones, photographs drawn in a style of which no real row has a target: it draws
+    the test rows, and judges that learnt on synthetic rows alone are scored on these. The shape is
     {"task", "headline", "test_rows", "train_rows", "synthetic_rows", "samples", "judges": {judge: {training set: {metric: {"mean",
     "low", "high"}}}}, "ratio": {"value", "low", "high", "judge", "plain"}}, and where chrF and BLEU are among the metrics "signatures":
     {metric: how sacrebleu calls the way it is computed}. `ratio` is (synthetic - no skill) / (real - no skill) of the

@@ -22,7 +22,7 @@ from data.images import measures
 from data.schema import Dataset
 from data.sources import images
 from data.stores import place, remote
-from flows import auto, cluster, publishing, screen, stages
+from flows import auto, cluster, planning, publishing, screen, stages
 from flows.folders import read_json, run_folder
 from flows.job import Job, shown
 from flows.room import Room
@@ -35,12 +35,12 @@ MOVED = "ALFAR_PASSWORD"
 def run(values: dict[str, Any], spread: str | None = None) -> int:
     """Read, check, say what is ahead, run the flow, say what came of it. `spread` is the cluster that work is spread over."""
     job = job_of(values)
-    plan = stages.plan(job)
-    stages.writable(job.to, plan.dataset)
+    plan = planning.plan(job)
+    planning.writable(job.to, plan.dataset)
     describe(plan)
     with screen.progress():
         foretell(plan)
-    stages.ready[job.digest] = plan
+    planning.ready[job.digest] = plan
     with cluster.joined(spread), prefect(), screen.progress():
         from flows.synthesize import synthesize
 
@@ -67,7 +67,7 @@ def prefect() -> AbstractContextManager[None]:
     return server()
 
 
-def describe(plan: stages.Plan) -> None:
+def describe(plan: planning.Plan) -> None:
     """What was read."""
     schema, real = plan.real.train.schema, plan.real
     kinds = [c.kind for c in schema.columns]
@@ -82,7 +82,7 @@ def describe(plan: stages.Plan) -> None:
     print(f"  {len(real.train):,} rows to learn from, {len(real.test):,} held out to judge on")
 
 
-def foretell(plan: stages.Plan) -> None:
+def foretell(plan: planning.Plan) -> None:
     """Who will make what, how large, and how long it takes; tried out on this machine, once a job."""
     job, rows = plan.job, plan.job.rows or len(plan.real.train)
     with run_folder(plan.dataset, stages.waiting(plan.dataset)) as root:
@@ -170,9 +170,9 @@ def judge(values: dict[str, Any], synthetic: str, report: Path) -> int:
     job = job_of(values)
     if report.is_dir() or not report.absolute().parent.is_dir():
         raise BadInput(f"the report {report} must be a file in a folder that exists")
-    plan = stages.plan(job)
+    plan = planning.plan(job)
     schema, real = plan.real.train.schema.drawn, plan.real
-    other = stages.read(synthetic, job)
+    other = planning.read(synthetic, job)
     made = Dataset.of(images.alike(other.table, schema, synthetic), schema)
     if not len(made):
         raise BadInput(f"{synthetic} has no rows: there is nothing to judge")
@@ -229,10 +229,10 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None,
         raise BadInput("compare writes its board on this machine: give --to a folder")
     if seeds < 1:
         raise BadInput(f"--seeds is {seeds}; it should be at least 1")
-    plan = stages.plan(job)
+    plan = planning.plan(job)
     chosen = listed or registry.serving(plan.real.train.schema)
     describe_comparison(plan, chosen, seeds)
-    stages.ready[job.digest] = plan
+    planning.ready[job.digest] = plan
     with cluster.joined(spread), prefect(), screen.progress():
         from flows.compare import compare as flow
         from flows.compare import text
@@ -245,7 +245,7 @@ def compare(values: dict[str, Any], generators: str, seeds: int, to: str | None,
     return 0
 
 
-def describe_comparison(plan: stages.Plan, chosen: list[str], seeds: int) -> None:
+def describe_comparison(plan: planning.Plan, chosen: list[str], seeds: int) -> None:
     """What will be compared."""
     budget = f"{plan.job.minutes:g} min of training split evenly" if plan.job.minutes else "no bound on the training time (--minutes)"
     train, test = plan.real

@@ -35,6 +35,7 @@ from flows.folders import LOG, Done, append, home, keyed, read_json, retire, run
 from flows.hooks import announce
 from flows.job import Job, shown
 from flows.journal import journal
+from flows.planning import plan, recipe, writable
 from flows.stages import (
     FRAMES,
     UNFOLDED,
@@ -44,16 +45,13 @@ from flows.stages import (
     fit,
     judge,
     load,
-    plan,
     prepare,
     real_of,
-    recipe,
     refer,
     sized,
     stream,
     teller,
     waiting,
-    writable,
 )
 
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv", "opacus")
@@ -302,8 +300,8 @@ def closed(staged: Path, manifest: Mapping[str, Any], search: Search) -> dict[st
 
     texts = {"release.json": json.dumps(manifest), "README.md": card({**manifest, "version": "v1"}, manifest["schema"])}
     files = {name: text.encode() for name, text in texts.items()}
-    files |= {path.relative_to(staged).as_posix(): path.read_bytes() for path in sorted(staged.rglob("*")) if path.parent.name != "data"
-              and path.is_file()}  # fmt: skip
+    written = [path for path in sorted(staged.rglob("*")) if path.is_file() and path.parent.name != "data"]
+    files |= {path.relative_to(staged).as_posix(): path.read_bytes() for path in written}
     found = search(files)
     for name in {leak["file"] for leak in found} - set(texts):
         (staged / name).unlink()

@@ -2,10 +2,10 @@
 
     plan -> prepare -> [choose or budget] -> fit -> draw -> refer -> judge -> publish
 
-`plan` reads the source and checks everything that can be checked before work starts. The others are cached by content (`flows.folders`);
-`publish` leaves its mark in the release itself. No stage but `prepare`, `refer` and `judge` reads the test rows. `choose` is there
-when the job leaves the generator to `auto` (`flows.auto`), `budget` when it names one and bounds its minutes; what comes after
-either runs the job with the choice.
+`plan` (`flows.planning`) reads the source and checks everything that can be checked before work starts. The others are cached by content
+(`flows.folders`); `publish` leaves its mark in the release itself. No stage but `prepare`, `refer` and `judge` reads the test rows.
+`choose` is there when the job leaves the generator to `auto` (`flows.auto`), `budget` when it names one and bounds its minutes; what comes
+after either runs the job with the choice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -27,36 +26,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data import ledger, releases, sources
-from data.arrow import fingerprint
-from data.constraints import constrain
+from data import ledger, releases
 from data.drift import drift, reference
-from data.errors import BadInput, suggest
+from data.errors import BadInput
 from data.schema import Dataset, Schema, Split
-from data.sources import images
-from data.split import split
 from data.stores import fetch, place
 from data.styles import paired, photos, sides
 from data.texts import keys, recurring
 from flows import auto, cluster
 from flows.folders import Done, read_json, stage, write_json
-from flows.hooks import permitted
 from flows.job import Job
+from flows.planning import Plan, generator_of, recipe
 from flows.room import Room
 
 if TYPE_CHECKING:
     from evaluators.tabular import Judge
-    from generators.base import Generator
     from generators.fitted import Fitted
 
 UNFOLDED, FRAMES = 8, 8  # images shown on their way, in so many steps
 SHOWN = 12  # rows of captioned images that are shown both ways
 ANSWERED = 2_000  # test rows whose captions a model is asked for, and whose images
-LEAST_TEST_ROWS = 10
 WORST = 10  # columns whose drift a release tells
 CELL_SECONDS = 5e-6  # a row and column, of learning without steps
 START_MINUTES = 0.5
-PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv")
 
 Progress = Callable[[str, int, int, str], None]  # stage, done, total, a few words
 progress: ContextVar[Progress] = ContextVar("progress", default=lambda stage, done, total, text: None)
@@ -72,133 +64,6 @@ def waiting(dataset: str) -> Callable[[], None]:
     """What is said while another run holds the dataset."""
     tell = progress.get()
     return lambda: tell("wait", 0, 0, f"another run of {dataset} is under way: waiting for it to end")
-
-
-# ---- plan
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A job whose source is read and whose parameters are checked."""
-
-    job: Job
-    dataset: str
-    source: dict[str, Any]  # name, fingerprint, rows, notes: what may be told of the real table
-    real: Split
-
-
-ready: dict[str, Plan] = {}  # plans made ahead, each used once
-
-
-def plan(job: Job) -> Plan:
-    """Read the source, infer the schema, split, make the recipe. BadInput is all that can be wrong with the input."""
-    from generators import registry
-
-    permitted(job)
-    auto.candidates(job) if auto.wanted(job) else named(job)
-    source = read(job.source.spec, job, job.source.query)
-    table = without(source.table, job.drop)
-    target = job.target or (source.target if source.target in table.column_names else None)
-    kinds = {name: kind for name, kind in source.kinds.items() if name in table.column_names} | job.kinds
-    orders = {name: [str(value) for value in values] for name, values in job.orders.items()}
-    task = job.task or (source.task if target == source.target else None)
-    whole = constrain(Dataset.of(table, Schema.infer(table, target=target, kinds=kinds, orders=orders, task=task)), job.constraints)
-    known = {"name": source.name, "fingerprint": source.fingerprint, "rows": len(whole), "notes": list(source.notes)}
-    known |= {"of": source.of} if source.of else {}
-    held = read(job.test, job).table if job.test else source.test
-    if held is None:
-        real = split(whole)
-    else:
-        if held.num_rows < LEAST_TEST_ROWS:
-            raise BadInput(f"the held-out file {job.test} has {held.num_rows} rows; at least {LEAST_TEST_ROWS} are needed to judge")
-        known["test_fingerprint"] = fingerprint(held)
-        real = Split(whole, Dataset.of(images.alike(held, whole.schema, job.test or source.name), whole.schema))
-    if job.database is not None:
-        has_queries(whole.schema, job.database)
-    if not auto.wanted(job):
-        generator_of(job, whole.schema)
-    elif whole.schema.modality != "tabular":
-        able = ", ".join(registry.serving(whole.schema)) or "none"
-        raise BadInput(f"auto chooses among generators of tables: name one that learns data of kind {whole.schema.modality} ({able})")
-    dataset = job.name or source.name
-    releases.check_name(dataset)
-    return Plan(job, dataset, known, real)
-
-
-def has_queries(schema: Schema, database: str) -> None:
-    """BadInput unless the target is SQL and there is such a database."""
-    from evaluators.executing import checked
-
-    if schema.target is None or schema[schema.target].language != "sql":
-        raise BadInput(f"a database is for a target that is SQL; {schema.target or 'no column'!r} is none: leave --database out")
-    checked(database)
-
-
-def read(spec: str, job: Job, query: str | None = None) -> sources.Source:
-    """A real table, read as the job says. What had to be left out of it is told on the screen, and nowhere else."""
-    how = job.source
-    source = sources.read(
-        spec,
-        query=query,
-        delimiter=how.delimiter,
-        encoding=how.encoding,
-        size=how.size,
-        crop=how.crop,
-        kinds=job.kinds,
-        rows=how.sample,
-    )
-    for line in source.skipped:
-        print(f"left out: {line}", file=sys.stderr)
-    return source
-
-
-def named(job: Job) -> Generator | None:
-    """The recipe of a job that names its generator. BadInput for an unknown name or parameter."""
-    from generators import registry
-
-    choice = dict(job.generator or {})
-    name = choice.pop("name", None)
-    return None if name is None else registry.make(name, choice)
-
-
-def generator_of(job: Job, schema: Schema) -> Generator:
-    """The job's recipe, or the default for such data with the job's parameters. BadInput also when it learns other data."""
-    from generators import registry
-
-    name = str((job.generator or {}).get("name", registry.DEFAULT.get(schema.task, registry.DEFAULT.get(schema.modality, ""))))
-    if registry.modality_of(name) != schema.modality:
-        able = ", ".join(registry.serving(schema)) or "none: drop columns (--drop) or give them another --kind"
-        raise BadInput(f"{name or 'no generator'} does not learn data of kind {schema.modality}; what does: {able}")
-    given = {k: v for k, v in (job.generator or {}).items() if k != "name"}
-    return registry.make(name, given if job.epsilon is None else private(name, given))
-
-
-def private(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What is given of a recipe's fields, on those that suit a fit under epsilon. BadInput when the generator cannot make one."""
-    from generators import registry
-    from generators.private import installed
-
-    installed()
-    suited = registry.get(name).private
-    if suited is None:
-        able = ", ".join(n for n in registry.names() if registry.get(n).private is not None)
-        raise BadInput(f"{name} cannot be fitted under epsilon; what can: {able}")
-    training = given.get("training", {})
-    return {**suited, **given, "training": {**suited["training"], **training}} if isinstance(training, Mapping) else given
-
-
-def without(table: pa.Table, names: list[str]) -> pa.Table:
-    """The table less some columns. BadInput when one of them is not there."""
-    for name in names:
-        if name not in table.column_names:
-            raise BadInput(f"the column {name!r} to be dropped does not exist{suggest(name, table.column_names)}")
-    return table.drop_columns(names)
-
-
-def writable(to: str, dataset: str) -> None:
-    """BadInput unless a release can be begun there."""
-    with releases.staging(to, dataset):
-        releases.sweep(to)
 
 
 # ---- the stages
@@ -335,20 +200,24 @@ def drifted(job: Job, dataset: str | None, prepared: Path, wanted: dict[str, Any
     {"from": version, "value", "limit", "kept", "columns": the worst}; None without a release by the same recipe for the same columns, and
     when the source is the same.
     """
-    if job.drift is None or job.epsilon is not None or dataset is None or not (place(job.to) / dataset).is_dir():
+    if job.drift is None or job.epsilon is not None or dataset is None:
         return None, None
+    home = place(job.to) / dataset
+    if not releases.complete(home):
+        return None, None
+    train = Dataset.open(prepared / "train.parquet")
     try:
-        known = releases.open_release(place(job.to) / dataset, verify=True)
-        manifest = known.manifest
+        known = releases.open_release(home, verify=True)
+        manifest, schema = known.manifest, Schema.from_json(known.manifest["schema"])
         same = manifest["source"].get("fingerprint") == read_json(prepared / "source.json")["fingerprint"]
-        train = Dataset.open(prepared / "train.parquet")
-        schema = Schema.from_json(manifest["schema"])
         alike = [(c.name, c.kind, c.type) for c in schema.columns] == [(c.name, c.kind, c.type) for c in train.schema.columns]
-        if same or not alike or schema.target != train.schema.target or manifest["generator"] != wanted:
+        if same or not alike or schema.target != train.schema.target or manifest["generator"] != wanted or "reference" not in manifest:
             return None, None
         found = drift(manifest["reference"], train)
-    except (BadInput, KeyError, TypeError, ValueError):
-        return None, None  # no release, or one without a reference: there is nothing to compare with
+    except (BadInput, LookupError, TypeError, ValueError) as why:
+        told = why if isinstance(why, BadInput) else "its manifest is another version's"
+        print(f"the last release of {dataset} cannot be compared with, so the model is learnt anew: {told}", file=sys.stderr)
+        return None, None
     kept = found["value"] <= job.drift
     return {"from": known.version, "value": found["value"], "limit": job.drift, "kept": kept, "columns": found["columns"][:WORST]}, known
 
@@ -554,14 +423,6 @@ def load(folder: Path) -> Fitted:
     from generators.fitted import Fitted
 
     return Fitted.load(folder / "model" if (folder / "model").is_dir() else folder)
-
-
-def recipe(generator: Generator) -> dict[str, Any]:
-    """A generator's name and every parameter, as JSON."""
-    from generators.fitted import parameters
-    from generators.registry import name_of
-
-    return {"name": name_of(type(generator)), "parameters": parameters(generator)}
 
 
 def write_stream(chunks: Iterator[Dataset], path: Path, rows: int) -> None:

@@ -25,7 +25,7 @@ from prefect.runtime import flow_run  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
 from data.card import plain  # noqa: E402
-from flows import auto, cluster, hooks, publishing, stages  # noqa: E402
+from flows import auto, cluster, hooks, planning, publishing, stages  # noqa: E402
 from flows.folders import LOG, Done, run_folder  # noqa: E402
 from flows.job import Job  # noqa: E402
 from flows.journal import journal  # noqa: E402
@@ -51,15 +51,15 @@ def ended(state: Any) -> Any:
 @task(persist_result=False, retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=may_pass)
 def read(job: Job) -> str:
     """Read the source and check everything that can be checked; the dataset's name."""
-    if job.digest not in stages.ready:
-        stages.ready[job.digest] = stages.plan(job)
-    return stages.ready[job.digest].dataset
+    if job.digest not in planning.ready:
+        planning.ready[job.digest] = planning.plan(job)
+    return planning.ready[job.digest].dataset
 
 
 @task(persist_result=False)
 def prepare(job: Job, root: Path) -> Done:
     """Split the real rows."""
-    return told(stages.prepare(stages.ready.pop(job.digest), root))
+    return told(stages.prepare(planning.ready.pop(job.digest), root))
 
 
 @task(persist_result=False)

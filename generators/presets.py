@@ -2,8 +2,8 @@
 
     alfar run mnist --generator image/dcgan --preset gpu          in a job file: generator: {name: image/dcgan, preset: gpu}
 
-`cpu-smoke` shows within a minute that everything runs, `cpu` is the defaults, ten minutes at most on a dataset of thousands of rows, and
-`gpu` has the sizes that the literature trains there; what is said beside a preset overrides it.
+`cpu-smoke` makes 100 steps, which show that everything runs; `cpu` is the defaults, ten minutes at most on a dataset of thousands of rows;
+`gpu` has sizes of the papers that are named beside them, or of their order. What is said beside a preset overrides it.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ def example(name: str) -> Dataset:
         "image-to-image": {"image": photos, "label": label, "style": style},
     }
     table = pa.table(columns[kind])
-    kinds = {name: name for name in table.column_names if name in ("image", "style", "text")} | {"caption": "text"}
-    target = table.column_names[-1]
-    return Dataset.of(table, Schema.infer(table, target=target, kinds={k: v for k, v in kinds.items() if k in table.column_names}))
+    kinds = {"image": "image", "style": "style", "text": "text", "caption": "text"}
+    known = {key: value for key, value in kinds.items() if key in table.column_names}
+    return Dataset.of(table, Schema.infer(table, target=table.column_names[-1], kinds=known))
 
 
 def learns(name: str) -> str:

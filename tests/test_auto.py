@@ -14,7 +14,7 @@ from data.errors import BadInput
 from data.schema import Dataset, Schema
 from data.split import split
 from evaluators.report import render
-from flows import auto, stages
+from flows import auto, planning, stages
 from flows.auto import ETA, Trial, attempts, halve, kept_of, rungs_of, survivors
 from flows.job import Job
 from flows.publishing import synthesize
@@ -151,7 +151,7 @@ def test_fewer_minutes_try_fewer_candidates():
 )
 def test_bad_choices_are_said_before_anything_is_read(generator, why):
     with pytest.raises(BadInput, match=why):
-        stages.plan(Job.of({"source": "no such file", "generator": generator}))
+        planning.plan(Job.of({"source": "no such file", "generator": generator}))
 
 
 # ---- on real rows
@@ -216,8 +216,8 @@ def test_from_source_to_report(tmp_path, monkeypatch):
 
 def test_auto_is_for_tables():
     with pytest.raises(BadInput, match="auto chooses among generators of tables"):
-        stages.plan(Job.of({"source": "digits", "generator": "auto"}))
+        planning.plan(Job.of({"source": "digits", "generator": "auto"}))
     with pytest.raises(BadInput, match=r"tabular/made does not learn data of kind image.*image/gmm"):
-        stages.plan(Job.of({"source": "digits", "generator": "tabular/made"}))
+        planning.plan(Job.of({"source": "digits", "generator": "tabular/made"}))
     with pytest.raises(BadInput, match=r"image/vae does not learn data of kind tabular.*tabular/made"):
-        stages.plan(Job.of({"source": "iris", "generator": "image/vae"}))
+        planning.plan(Job.of({"source": "iris", "generator": "image/vae"}))

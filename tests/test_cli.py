@@ -170,7 +170,7 @@ def test_a_full_disk():
 def fitted(name: str = "tabular/marginal") -> str:
     """The folder of a model of a small real table."""
     from flows.job import Job
-    from flows.stages import generator_of, plan
+    from flows.planning import generator_of, plan
 
     found = plan(Job.of({"source": "iris", "generator": name}))
     generator_of(found.job, found.real.train.schema).fit(found.real.train, seed=0).save(Path("model"))

@@ -19,7 +19,7 @@ from data.errors import BadInput
 from data.schema import Dataset, Schema, Split
 from data.sources import read
 from evaluators import protocol
-from flows import cluster, publishing, stages
+from flows import cluster, planning, publishing, stages
 from flows.cli import main
 from flows.job import Job
 from generators import fitted as fitting
@@ -167,7 +167,7 @@ def test_candidates_are_made_by_workers_once(workers, tmp_path, monkeypatch):
     diverging = job.model_copy(update={"generator": {**SMALL, "training": {"steps": 20, "lr": 1e30}}})
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
-    prepared = stages.prepare(stages.plan(job), here).folder
+    prepared = stages.prepare(planning.plan(job), here).folder
     referred = stages.refer(job, here, prepared).folder
     shutil.copytree(here, there)
     scores = stages.candidate(job, here, prepared, referred)["scores"]

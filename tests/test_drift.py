@@ -111,3 +111,13 @@ def test_without_a_limit_every_new_source_is_learnt(here):
     assert "drift" not in second.manifest
     assert second.manifest["log"]["seconds"] >= 0
     assert synthesize(job("b.csv")).cached
+
+
+def test_a_damaged_last_release_is_said_and_not_kept(here, capsys):
+    first = synthesize(job(written("a.csv", 0), drift=0.15))
+    model = first.folder / "model/model.safetensors"
+    model.write_bytes(model.read_bytes()[:-8])
+    second = synthesize(job(written("b.csv", 1), drift=0.15))
+    assert second.passed, second.manifest["reasons"]
+    assert "drift" not in second.manifest
+    assert "the last release of shop cannot be compared with, so the model is learnt anew" in capsys.readouterr().err

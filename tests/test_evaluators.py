@@ -338,6 +338,19 @@ def test_a_copied_training_set_is_caught_by_every_check():
     assert result["attacks"]["singling"]["risk"] > 0.05
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_attacks_on_few_columns_do_not_cry_wolf(seed):
+    rng = np.random.default_rng(seed)
+
+    def few(n):
+        table = pa.table({"x": rng.normal(size=n), "y": rng.choice(["no", "yes"], n)})
+        return Dataset.of(table, Schema.infer(table, target="y"))
+
+    result = attacks(few(480), few(120), few(480), seed=seed)
+    assert result["singling"]["attempts"] > 0
+    assert all(result[name]["low"] <= 0.1 for name in ("singling", "inference"))
+
+
 def test_attacks_on_next_to_nothing_try_nothing():
     schema = Schema("density", None, (Column("c", "category", "string", categories=("a", "b")),))
     rows = Dataset(schema, pa.table({"c": ["a", "b"] * 6}))

@@ -15,7 +15,7 @@ import pytest
 
 from data import releases
 from data.errors import BadInput
-from flows import stages
+from flows import planning, stages
 from flows.folders import run_folder
 from flows.job import Job
 from flows.publishing import synthesize as plainly
@@ -106,7 +106,7 @@ def test_few_minutes_make_a_smaller_net_and_say_so(capsys, monkeypatch):
     monkeypatch.setattr(Descending, "expected", lambda self, data, **how: Forecast(9 if self.width > 16 else 20, 20, 0.02, 0.0))
     quick = {"name": "image/dcgan", "training": {"steps": 20}}
     job = Job.of(order(source="digits", generator=quick, minutes=0.05, drop=[], rows=20))
-    plan = stages.plan(job)
+    plan = planning.plan(job)
     commands.foretell(plan)
     assert "width 16, 20 steps of the 20" in capsys.readouterr().out
     with run_folder("digits") as root:

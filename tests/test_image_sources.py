@@ -20,7 +20,7 @@ from data.images import column, pixels
 from data.schema import Dataset, Schema
 from data.sources import pictures, read
 from data.sources.images import FORMATS, MOST_PIXELS, Cell, Fit, Unreadable, picture
-from flows import stages
+from flows import planning
 from flows.cli import main, parser, values_of
 from flows.job import Job
 from flows.publishing import command
@@ -316,8 +316,8 @@ def pets(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 def test_every_bad_file_has_its_line_and_the_others_are_read(pets, monkeypatch, capsys):
     root, bad = pets
-    monkeypatch.setattr(stages, "generator_of", lambda job, schema: None)
-    plan = stages.plan(Job.of({"source": {"spec": str(root), "size": 16}}))
+    monkeypatch.setattr(planning, "generator_of", lambda job, schema: None)
+    plan = planning.plan(Job.of({"source": {"spec": str(root), "size": 16}}))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(bad)
     for (name, why), line in zip(bad.items(), lines, strict=True):
@@ -530,8 +530,8 @@ def test_the_command_line_says_size_and_crop():
 
 @pytest.fixture
 def planned(monkeypatch):
-    monkeypatch.setattr(stages, "generator_of", lambda job, schema: None)
-    return lambda **values: stages.plan(Job.of(values))
+    monkeypatch.setattr(planning, "generator_of", lambda job, schema: None)
+    return lambda **values: planning.plan(Job.of(values))
 
 
 def test_held_out_rows_of_a_built_in_are_the_test(planned):

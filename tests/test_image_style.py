@@ -24,7 +24,7 @@ from evaluators import styling as judging
 from evaluators.inspect import inspect
 from evaluators.protocol import utility
 from evaluators.styling import earth_mover, edges, f1, styling
-from flows import stages
+from flows import planning
 from flows.job import Job
 from flows.publishing import Asked, resample, synthesize
 from generators.drawing import Pool
@@ -187,7 +187,7 @@ def test_photographs_are_needed_and_their_masks_stay():
 def test_who_serves_image_to_image_serves_nothing_else():
     assert serving(rows().schema) == ["image/chipgan"]
     assert "image/chipgan" not in serving(photos(rows()).schema)
-    assert stages.generator_of(Job.of({"source": "x"}), rows().schema) == ChipGAN()
+    assert planning.generator_of(Job.of({"source": "x"}), rows().schema) == ChipGAN()
 
 
 def test_what_it_cannot_draw_is_said():

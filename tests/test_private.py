@@ -278,7 +278,7 @@ def job(source, **more):
 def test_a_job_spends_once_tells_what_it_spent_and_stops_before_the_fit(quick, tmp_path, monkeypatch):
     import pyarrow.csv as csv
 
-    from flows import publishing, stages
+    from flows import planning, publishing
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
@@ -292,7 +292,7 @@ def test_a_job_spends_once_tells_what_it_spent_and_stops_before_the_fit(quick, t
     more = publishing.synthesize(job("shop.csv", epsilon=2.0, epsilon_budget=3.0, rows=50))  # the same fit: other rows
     assert more.manifest["privacy"]["ledger"]["epsilon"] == 2.0
     begun = []
-    monkeypatch.setattr(type(stages.generator_of(job("shop.csv"), table().schema)), "build", lambda *a: begun.append(1))
+    monkeypatch.setattr(type(planning.generator_of(job("shop.csv"), table().schema)), "build", lambda *a: begun.append(1))
     with pytest.raises(BadInput, match="budget of 3"):
         publishing.synthesize(job("shop.csv", epsilon=2.0, epsilon_budget=3.0, seed=1))
     assert not begun

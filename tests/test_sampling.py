@@ -16,8 +16,9 @@ from data.sources import delimited, sampling
 from data.sources.sampling import Sample
 from flows import room
 from flows.job import Job
+from flows.planning import plan
 from flows.room import Room
-from flows.stages import plan, prepare
+from flows.stages import prepare
 
 
 def table(n: int, seed: int = 0) -> pa.Table:

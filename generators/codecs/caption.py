@@ -76,7 +76,7 @@ class CaptionCodec(LabelCodec):
     def restore(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         schema, alone = Schema.from_json(spec["schema"]), torch.ones(1, dtype=torch.float64)
         image = ImageCodec(only(schema, "image"), np.ones(1))
-        return cls(schema, tensors["shares"].numpy(), image, TextCodec.restore(spec["words"], {"shares": alone}))
+        return cls(schema, tensors["shares"].numpy(), image, TextCodec.restore(spec["words"], {"shares": alone})).whole()
 
 
 def only(schema: Schema, kind: str) -> Schema:
