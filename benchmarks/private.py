@@ -22,7 +22,7 @@ from evaluators.privacy import privacy
 from evaluators.protocol import interval, redraws
 from evaluators.tabular import gradient_boosting
 from flows.job import Job
-from flows.stages import generator_of
+from flows.planning import generator_of
 
 HEADS = ("generator", "epsilon", "delta", "TSTR AUC", "membership AUC", "dcr %", "copies", "noise", "steps", "fit CPU s")
 

@@ -350,12 +350,12 @@ def test_every_command_has_help(capsys):
 
 
 def test_ctrl_c_while_reading(capsys, monkeypatch):
-    import flows.stages
+    import flows.planning
 
     def interrupted(job):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(flows.stages, "plan", interrupted)
+    monkeypatch.setattr(flows.planning, "plan", interrupted)
     assert main(["run", "wine", "--to", "out"]) == 130
     one_sentence(capsys)
     assert not Path("out").exists()

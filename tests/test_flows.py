@@ -45,7 +45,9 @@ def rows(folder: Path):
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+    """That of another process, with a Prefect of its own: this process has set where its Prefect lives in the first test's folder."""
+    own = {"PREFECT_HOME": str(Path.cwd() / "home" / "prefect")}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **own, **more}
 
 
 # ---- plain stages: cached, locked, killed

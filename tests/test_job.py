@@ -23,7 +23,7 @@ def load(tmp_path: Path, text: str | bytes) -> Job:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_examples_are_jobs(path):
-    from flows.stages import plan
+    from flows.planning import plan
 
     plan(Job.load(path))
 

@@ -22,7 +22,7 @@ from evaluators.seq2seq import Learnt, Pieces, joined, units
 from evaluators.tabular import judged_as
 from evaluators.text import answer_scores, bleu, chrf, faithful, names, rouge, signatures
 from flows.job import Job
-from flows.stages import plan
+from flows.planning import plan
 
 
 @pytest.fixture(autouse=True, scope="module")
