@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from data.schema import RARE, Column, Dataset
-from data.texts import keys, words
-from evaluators.text import names, strings, texts_of, told
+from data.texts import keys, names, words
+from evaluators.text import strings, texts_of, told
 
 RUNS = (4, 6, 8, 12, 16)  # words that stand in a training text in the same order
 PLACES = 2**18  # of the hashed words and characters

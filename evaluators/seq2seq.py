@@ -9,7 +9,8 @@ k = softmax(h . W s) over them, the next piece w has
 While it learns, half of the words that an answer shares with its source, and of those that are rare, are hidden behind a piece that says
 nothing: it has to copy them, and so it does with words that it has never seen (cf. Jia & Liang 2016, arXiv:1606.03622).
 
-It learns for a fixed number of steps, one thread, and draws from a generator of its own, so that a seed decides what it says.
+It learns for 1,000 steps, and for more where these would not see a pair two and a half times on average, one thread, and draws from a generator
+of its own, so that a seed decides what it says.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from evaluators.tabular import one_thread
 PIECES = 3_000  # of the vocabulary, at most
 LETTERS = 400  # of the texts that are known, the most frequent ones
 LONGEST = (160, 100)  # pieces of a source and of an answer that are seen
-STEPS = 1_000
+STEPS = 1_000  # at least
+PASSES = 2.5  # over the pairs, on average, at least
 BATCH = 32  # pairs of a step, fewer where they are long:
 SEEN = 1_200  # pieces of a step, about
 POOL = 16  # batches that are made together, so that those of one have about one length
@@ -215,15 +217,16 @@ class Learnt:
             for a, b in zip(asked, told, strict=True)
         ]
         batch = int(np.clip(SEEN / np.mean(lengths), 4, BATCH))
-        self.net = begun(len(self.pieces), float(np.interp(STEPS * batch / len(asked), *DROPOUT)), rng)
+        steps = steps_for(len(asked), batch)
+        self.net = begun(len(self.pieces), float(np.interp(steps * batch / len(asked), *DROPOUT)), rng)
         rare = {unit for unit, count in counts.items() if count == 1}
         doubtful = [
             sorted(unit for unit in set(a) if is_word(unit) and (unit in rare or unit in set(b))) for a, b in zip(asked, told, strict=True)
         ]
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=RATE, weight_decay=1e-2, betas=(0.9, 0.98))
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.2)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.2)
         with one_thread(), torch.enable_grad():
-            for rows in batches(lengths, batch, rng):
+            for rows in batches(lengths, steps, batch, rng):
                 hidden = [hiding(asked[i], some(doubtful[i], rng)) for i in rows]
                 before = [self.pieces.encode(asked[i], h, LONGEST[0]) for i, h in zip(rows, hidden, strict=True)]
                 after = padded([[BEGIN, *self.pieces.encode(told[i], h, LONGEST[1]), END] for i, h in zip(rows, hidden, strict=True)])
@@ -281,13 +284,18 @@ def padded(rows: Sequence[list[int]]) -> Tensor:
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD)
 
 
-def batches(lengths: Sequence[int], batch: int, rng: torch.Generator) -> list[np.ndarray]:
-    """`STEPS` batches of row numbers; the pairs of one batch have about one length."""
+def steps_for(pairs: int, batch: int) -> int:
+    """`STEPS`, or more where it takes more of them to see a pair `PASSES` times on average."""
+    return max(STEPS, int(PASSES * pairs / batch))
+
+
+def batches(lengths: Sequence[int], steps: int, batch: int, rng: torch.Generator) -> list[np.ndarray]:
+    """`steps` batches of row numbers; the pairs of one batch have about one length."""
     found: list[np.ndarray] = []
     n, length = len(lengths), np.array(lengths)
-    while len(found) < STEPS:
+    while len(found) < steps:
         rows = torch.randperm(n, generator=rng).repeat(-(-batch // n))[: batch * POOL].numpy()
         rows = rows[np.argsort(length[rows], kind="stable")]
         cut = [rows[i : i + batch] for i in range(0, len(rows), batch)]
         found += [cut[i] for i in torch.randperm(len(cut), generator=rng).tolist()]
-    return found[:STEPS]
+    return found[:steps]

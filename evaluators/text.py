@@ -13,7 +13,6 @@ themselves.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ import torch.nn.functional as F
 
 from data.code import parses
 from data.schema import Column, Dataset, Schema
-from data.texts import words
+from data.texts import faithful, words
 from evaluators.executing import same_answers
 from evaluators.seq2seq import Learnt
 from evaluators.tabular import Judge, Scores, label_scores, one_thread
@@ -38,7 +37,6 @@ BAG_BATCH = 64
 BAG_WIDTH = 96
 BAG_RATE = 1e-2
 CHARACTERS = 6  # of the longest pieces that chrF compares
-NAME = re.compile(r"\w[\w.'@-]*\w|\w")
 
 
 # ---- what they see
@@ -267,24 +265,6 @@ def rouge(truth: Sequence[str], said: Sequence[str]) -> np.ndarray:
 
     scorer = RougeScorer(["rougeL"])
     return np.array([scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(truth, said, strict=True)])
-
-
-def faithful(asked: Sequence[str], said: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """float [n] each: how many of the names and numbers of an answer its source has, and how many it names."""
-    pairs = [(set(words(source)), [set(words(name)) for name in names(answer)]) for source, answer in zip(asked, said, strict=True)]
-    return np.array([sum(name <= source for name in found) for source, found in pairs], float), np.array([len(f) for _, f in pairs], float)
-
-
-def names(text: str) -> list[str]:
-    """The numbers of a text, and its words with a capital that do not begin a sentence."""
-    found, begins = [], True
-    for match in NAME.finditer(text):
-        word = match.group()
-        begins = begins or text[: match.start()].rstrip()[-1:] in (".", "!", "?", ":", ";", "\n")
-        if any(c.isdigit() for c in word) or (not begins and word[0].isupper()):
-            found.append(word)
-        begins = False
-    return found
 
 
 def signatures(metrics: Sequence[str]) -> dict[str, str]:

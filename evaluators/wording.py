@@ -25,14 +25,14 @@ import numpy as np
 
 from data.code import parses
 from data.schema import RARE, Column, Dataset, Schema
-from data.texts import WORD, words
+from data.texts import WORD, faithful, words
 from evaluators.executing import runs
 from evaluators.features import label_of
 from evaluators.fidelity import FOLDS, told_apart
 from evaluators.histograms import BINS, public
 from evaluators.likeness import shares
 from evaluators.protocol import EFFORT, capped
-from evaluators.text import faithful, linear, named, strings, texts_of, told
+from evaluators.text import linear, named, strings, texts_of, told
 
 ROWS = EFFORT["text"].rows  # rows of a side
 ORDER = 3  # words that the language model sees at a time

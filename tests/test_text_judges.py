@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from data.errors import BadInput
 from data.schema import Dataset, Schema, Split
+from data.texts import faithful, names
 from evaluators import executing, seq2seq, text
 from evaluators.executing import checked, executed, opened, runs, same_answers
 from evaluators.protocol import JUDGES, utility
 from evaluators.seq2seq import Learnt, Pieces, joined, units
 from evaluators.tabular import judged_as
-from evaluators.text import answer_scores, bleu, chrf, faithful, names, rouge, signatures
+from evaluators.text import answer_scores, bleu, chrf, rouge, signatures
 from flows.job import Job
 from flows.planning import plan
 
@@ -212,6 +213,15 @@ def test_the_seed_decides_what_is_learnt(monkeypatch):
     again = Learnt(asked, told, 5).net.state_dict()
     assert all(torch.equal(same[key], again[key]) for key in same)
     assert not torch.equal(same["embed.weight"], other["embed.weight"])
+
+
+def test_many_pairs_are_seen_as_often_as_it_takes():
+    assert seq2seq.steps_for(40, 32) == seq2seq.steps_for(400, 32) == seq2seq.STEPS
+    pairs, batch = 100 * seq2seq.STEPS, 20
+    steps = seq2seq.steps_for(pairs, batch)
+    found = np.concatenate(seq2seq.batches([1 + i % 9 for i in range(pairs)], steps, batch, torch.Generator().manual_seed(0)))
+    assert len(found) == steps * batch >= seq2seq.PASSES * pairs
+    assert np.mean(np.bincount(found, minlength=pairs) > 0) > 0.9  # drawn: all but e^-2.5 of them
 
 
 def test_answers_are_learnt_from_good_rows_and_run(database):
