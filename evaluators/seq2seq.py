@@ -9,8 +9,8 @@ k = softmax(h . W s) over them, the next piece w has
 While it learns, half of the words that an answer shares with its source, and of those that are rare, are hidden behind a piece that says
 nothing: it has to copy them, and so it does with words that it has never seen (cf. Jia & Liang 2016, arXiv:1606.03622).
 
-It learns for 1,000 steps, and for more where these would not see a pair two and a half times on average, one thread, and draws from a generator
-of its own, so that a seed decides what it says.
+It learns for 1,000 steps, and for more where these would not see a pair two and a half times on average, one thread, and draws from a
+generator of its own, so that a seed decides what it says.
 """
 
 from __future__ import annotations

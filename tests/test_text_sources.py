@@ -326,10 +326,11 @@ def test_unfit_texts_are_not_made():
 
 
 def test_summaries_that_name_what_their_document_lacks_are_not_made():
-    table = pa.table({"page": ["it runs Linux 3 times"] * 4, "line": ["Runs Linux.", "Runs Windows.", "Runs 4 times.", "Runs it 3 times."]})
+    lines = ["Runs Linux.", "Runs Windows.", "Runs 4 times.", "Runs it 3 times."]
+    table = pa.table({"page": ["it runs Linux 3 times"] * 60, "line": 15 * lines})
     schema = Schema.infer(table, target="line", kinds={"page": "text", "line": "text"}, task="summarisation")
     what = "a name or number that the document lacks"
-    assert Texts.of(schema, None).unfit(table)[what].tolist() == [False, True, True, False]
+    assert Texts.of(schema, None).unfit(table)[what].tolist() == 15 * [False, True, True, False]
     other = Schema.infer(table, target="line", kinds={"page": "text", "line": "text"}, task="translation")
     assert what not in Texts.of(other, None).unfit(table)
 
