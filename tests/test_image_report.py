@@ -23,6 +23,7 @@ from torch import nn
 from data.errors import BadInput
 from data.images import column, pixels, png
 from data.schema import Dataset, Schema, Split
+from evaluators import image as judging
 from evaluators import inspect as inspecting
 from evaluators import pictures as drawing
 from evaluators.inspect import closest, compared, inspect, ladder
@@ -351,6 +352,8 @@ class Stub(Unfolding):
 
 @pytest.fixture
 def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator of a moment, and judges that learn for one: what matters here is what stands where."""
+    monkeypatch.setattr(judging, "STEPS", 2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(registry.GENERATORS, "image/stub", f"{Stub.__module__}:Stub")
