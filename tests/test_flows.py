@@ -21,7 +21,7 @@ from data.schema import Dataset
 from flows import planning, stages
 from flows.folders import run_folder
 from flows.job import Job
-from flows.publishing import synthesize as plainly
+from flows.pipeline import synthesize as plainly
 from flows.stages import progress
 from generators import train
 from generators.fitted import Fitted

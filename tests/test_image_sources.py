@@ -23,7 +23,7 @@ from data.sources.images import FORMATS, MOST_PIXELS, Cell, Fit, Unreadable, pic
 from flows import planning
 from flows.cli import main, parser, values_of
 from flows.job import Job
-from flows.publishing import command
+from flows.reproduce import command
 
 HERE = Path(__file__).parent.parent
 RNG = np.random.default_rng

@@ -26,7 +26,8 @@ from data.stores import Remote, place
 from flows import publishing
 from flows.cli import main
 from flows.job import Job
-from flows.publishing import Asked, resample, synthesize
+from flows.pipeline import synthesize
+from flows.publishing import Asked, resample
 
 AT = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 HERE = Path(__file__).parent.parent
