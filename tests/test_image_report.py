@@ -28,10 +28,12 @@ from evaluators import inspect as inspecting
 from evaluators import pictures as drawing
 from evaluators.inspect import closest, compared, inspect, ladder
 from evaluators.pictures import contact, inked, pictures, shrunk, strip, tiles
-from evaluators.report import render, render_leaderboard, words
+from evaluators.report import render, render_leaderboard
+from evaluators.values import words
 from flows import stages
 from flows.job import Job
-from flows.publishing import Asked, resample, synthesize
+from flows.pipeline import synthesize
+from flows.publishing import Asked, resample
 from generators import registry
 from generators.base import Unfolding
 from generators.codecs.image import ImageCodec
