@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 
 from data import releases
 from data.card import guarantee
+from data.disk import sha256
 from data.errors import BadInput
+from data.rows import stream, write_rows
 from data.schema import Dataset, Schema
 from data.sources import slug
 from data.stores import Place, fetch, place
@@ -33,7 +35,7 @@ from flows.folders import home, keyed, read_json, retire
 from flows.job import Job, shown
 from flows.planning import recipe, writable
 from flows.reproduce import command
-from flows.stages import FRAMES, UNFOLDED, load, real_of, stream, teller
+from flows.stages import FRAMES, UNFOLDED, load, real_of, teller
 
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv", "opacus")
 Search = Callable[[Mapping[str, bytes]], list[dict[str, str]]]  # files -> what evaluators.leaks.search finds in them
@@ -203,7 +205,7 @@ def local(model: Place) -> Path:
     """The model's folder, or its copy in the private folder, by its content."""
     if isinstance(model, Path):
         return model
-    copy = home() / "models" / releases.sha256(model / "model.json")[:16]
+    copy = home() / "models" / sha256(model / "model.json")[:16]
     if not copy.is_dir():
         shutil.rmtree(part := copy.with_suffix(".partial"), ignore_errors=True)
         fetch(model, part)
@@ -238,7 +240,7 @@ def release(
     now = datetime.now(UTC)
     dataset, rows, tell = manifest["dataset"], manifest["rows"], teller("publish")
     manifest = {**manifest, "versions": versions(), "created": now.isoformat(timespec="seconds")}
-    files = releases.write_rows(staged, chunks, rows=rows, provenance=provenance(manifest), progress=tell)
+    files = write_rows(staged, chunks, rows=rows, provenance=provenance(manifest), progress=tell)
     if made := draws():
         notes = [*manifest["source"].get("notes", []), told(made)] if made["drawn"] > made["kept"] else manifest["source"].get("notes", [])
         manifest |= {"draws": made, "source": {**manifest["source"], "notes": notes}}

@@ -20,7 +20,8 @@ import pytest
 from data import releases as store
 from data import sources, stores
 from data.errors import BadInput
-from data.releases import latest, open_release, publish, quarantine, releases, retire, rollback, staging, sweep, write_rows
+from data.releases import latest, open_release, publish, quarantine, releases, retire, rollback, staging, sweep
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 from data.stores import Remote, place
 from flows import publishing
