@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import releases as store
@@ -141,13 +142,15 @@ def sample(model: str, rows: int, seed: int, asked: publishing.Asked, name: str 
 
 
 def impute(model: str, source: str, seed: int, to: Path) -> int:
-    """Fill the nulls of a table by a fitted model and write it as parquet; what is there stays as it is."""
+    """Fill the nulls of a table by a fitted model and write it as parquet; what is there stays as it is. A target it lacks is added."""
     if seed < 0:
         raise BadInput(f"--seed is {seed}; it should be at least 0")
     if to.suffix != ".parquet" or to.is_dir() or not to.absolute().parent.is_dir():
         raise BadInput(f"--to is {str(to)!r}; it should be a .parquet file in a folder that exists")
     fitted = stages.load(publishing.origin(place(model))[0])
-    table = sources.read(source).table
+    table, target = images.alike(sources.read(source).table, fitted.schema, source), fitted.schema.target
+    if target and target not in table.column_names:
+        table = table.append_column(target, pa.nulls(len(table), fitted.schema[target].arrow))
     data = Dataset.of(table, fitted.schema)
     filled = fitted.impute(data, seed=seed).table
     count = {name: data.table[name].null_count - filled[name].null_count for name in filled.column_names}
