@@ -142,7 +142,11 @@ def parser() -> Parser:
         "example: alfar impute releases/shop orders.csv --to orders.parquet",
     )
     impute_.add_argument("model", metavar="RELEASE|MODEL", help="a release's folder, a dataset's folder or a model's folder")
-    impute_.add_argument("source", metavar="TABLE", help="a table with the columns that the model has learnt, the target perhaps left out; others stay as they are")
+    impute_.add_argument(
+        "source",
+        metavar="TABLE",
+        help="a table with the columns that the model has learnt, but those to fill, which may be left out; others stay as they are",
+    )
     impute_.add_argument("--seed", type=int, default=0, help="the same seed gives the same values (default: 0)")
     impute_.add_argument("--to", metavar="FILE", required=True, help="the parquet file that is written")
 

@@ -1,4 +1,4 @@
-"""Nulls of rows of texts and images, filled: the likeliest label, what a text answers, the image that a caption tells of."""
+"""Nulls of rows of texts and images, filled: the likeliest label, what a text answers, the image that a caption tells of, a drawing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pyarrow as pa
 from data.errors import BadInput
 from data.images import column
 from data.schema import Column, Dataset
-from generators.base import Answering, Naming
+from data.styles import photos, source_of
+from generators.base import Answering, Naming, Translating
 
 if TYPE_CHECKING:
     from generators.fitted import Fitted
 
-Way = Literal["label", "last", "others"]
+Way = Literal["label", "last", "others", "style"]
 LABELS = ("category", "boolean")
 
 
@@ -41,20 +42,24 @@ def answered(fitted: Fitted, data: Dataset, seed: int) -> Dataset:
 
 
 def fillable(fitted: Fitted) -> dict[frozenset[str], Way]:
-    """The columns that a row may lack together: its label, its last text, or what stands beside its last text."""
-    columns, found = fitted.schema.columns, dict[frozenset[str], Way]()
+    """The columns that a row may lack together: its label, its last text, what stands beside that, or an image in another style."""
+    columns, target, found = fitted.read.columns, fitted.read.target, dict[frozenset[str], Way]()
+    if isinstance(fitted.generator, Translating) and target:
+        found |= {frozenset({target}): "style"}
     if isinstance(fitted.generator, Naming):
         found |= {frozenset({c.name}): "label" for c in columns if c.kind in LABELS}
     parts = frozenset(c.name for c in columns if c.kind in ("text", "image"))
     if isinstance(fitted.generator, Answering) and len(parts) > 1:
-        last = max((c for c in columns if c.kind == "text"), key=lambda c: c.name == fitted.schema.target).name
+        last = max((c for c in columns if c.kind == "text"), key=lambda c: c.name == target).name
         found |= {frozenset({last}): "last", parts - {last}: "others"}
     return found
 
 
 def filled(fitted: Fitted, data: Dataset, missing: frozenset[str], way: Way, seed: int) -> pa.Table:
     """The rows, which all lack these columns, with them: labels and texts are the likeliest, images are drawn."""
-    table, schema, rng = data.table, fitted.schema, np.random.default_rng(0)
+    table, schema, rng = data.table, fitted.read, np.random.default_rng(0)
+    if way == "style":
+        return pa.table({str(schema.target): fitted.translate(photos(data)).table[source_of(schema).name]})
     for name in missing:
         table = replaced(table, name, pa.chunked_array([blank(schema[name], len(data))]))
     x, y = fitted.codec.encode(Dataset(schema, table), rng)

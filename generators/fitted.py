@@ -130,6 +130,13 @@ class Fitted:
             raise BadInput("a model that draws photographs in another style makes none of its own: give it some to draw")
         return Pool(self.codec.encode(of, np.random.default_rng(0)), torch.Generator().manual_seed(mix(seed, 0, 11)))
 
+    @property
+    def read(self) -> Schema:
+        """The schema of the rows that it has learnt: the one of those it draws, but for a column of images in another style."""
+        from generators.codecs.style import StyleCodec
+
+        return self.codec.schema if isinstance(self.codec, StyleCodec) else self.schema
+
     def translate(self, data: Dataset) -> Dataset:
         """Each row in the other style, with what is known of it. BadInput when the generator cannot, or reads other rows."""
         if not isinstance(self.generator, Translating):
@@ -151,9 +158,9 @@ class Fitted:
         with torch.inference_mode(), few_threads(self.net):
             if isinstance(self.generator, Completing):
                 return imputed(self, self.generator, data, seed)
-            if isinstance(self.generator, Answering | Naming):
+            if isinstance(self.generator, Answering | Naming | Translating):
                 return answered(self, data, seed)
-        name, filling = registry.name_of(type(self.generator)), (Completing, Answering, Naming)
+        name, filling = registry.name_of(type(self.generator)), (Completing, Answering, Naming, Translating)
         able = [other for other in registry.serving(self.schema) if issubclass(registry.get(other), filling)]
         raise BadInput(f"{name} cannot fill nulls given the rest of a row; these can: {', '.join(able)}")
 

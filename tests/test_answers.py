@@ -4,26 +4,28 @@ from functools import cache
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from data.errors import BadInput
-from data.images import column
+from data.images import column, pixels
 from data.schema import Dataset, Schema
 from flows.cli import main
-from generators.base import Answering, Completing, Naming
+from generators.base import Answering, Completing, Naming, Translating
 from generators.fitted import Fitted
 from generators.registry import get, make, names
 
 RECIPES = {
     "image/gmm": {},
     "image/rbm": {"training": {"epochs": 10}},
+    "image/chipgan": {"training": {"steps": 2, "batch": 4}},
     "text/gpt": {"width": 32, "depth": 2, "dropout": 0.0, "training": {"steps": 400, "batch": 64, "lr": 4e-3}},
     "text/transformer": {"width": 32, "heads": 2, "dropout": 0.0, "training": {"steps": 250, "batch": 64, "lr": 4e-3}},
     "multimodal/caption_image": {"codes": 32, "coding": 0.4, "hidden": 16, "width": 32, "depth": 1, "training": {"steps": 30, "batch": 32}},
 }
-FILLING = [n for n in names() if issubclass(get(n), Answering | Naming) and not issubclass(get(n), Completing)]
+FILLING = [n for n in names() if issubclass(get(n), Answering | Naming | Translating) and not issubclass(get(n), Completing)]
 TOPICS = {"send": ["mail", "parcel", "letter"], "play": ["song", "film", "game"], "cook": ["soup", "rice", "fish"]}
 
 
@@ -112,6 +114,24 @@ def test_either_half_of_a_pair_is_made_of_the_other(name, way):
         assert right[rows].mean() > 0.8
 
 
+@pytest.mark.parametrize("name", [n for n in FILLING if issubclass(get(n), Translating)])
+def test_photographs_are_drawn_in_the_style(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photographs = labelled("image/gmm").table.slice(0, 60)
+    style = column(np.random.default_rng(1).integers(0, 255, (60, 1, 6, 6)).astype(np.uint8))
+    table = photographs.append_column("style", style)
+    model = make(name, RECIPES[name]).fit(Dataset.of(table, Schema.infer(table, target="style", kinds={"style": "style"})), seed=0)
+    model.save(tmp_path / "model")
+    pq.write_table(photographs, "asked.parquet")
+    assert main(["impute", "model", "asked.parquet", "--to", "drawn.parquet"]) == 0
+    found, drawn = pq.read_table("drawn.parquet"), model.translate(Dataset.of(photographs, model.schema)).table["image"].to_pylist()
+    assert found.drop_columns(["style"]).equals(photographs)
+    assert found["style"].to_pylist() == drawn
+    gaps = style.take(pa.array(np.arange(60), mask=np.arange(60) > 40))
+    some = model.impute(Dataset.of(photographs.append_column("style", gaps), model.read))
+    assert some.table["style"].to_pylist() == style.to_pylist()[:41] + drawn[41:]
+
+
 def test_what_cannot_be_filled_is_said():
     model, data = fitted("text/gpt", "labelled"), labelled("text/gpt")
     rows = np.arange(len(data)) == 4
@@ -129,6 +149,16 @@ def test_who_cannot_fill_says_who_can():
     data = labelled("image/gmm")
     with pytest.raises(BadInput, match=r"image/vae cannot fill nulls.*image/gmm, image/rbm"):
         make("image/vae", {"training": {"steps": 1}}).fit(data, seed=0).impute(data)
+
+
+def test_captions_become_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fitted("multimodal/caption_image", "paired").save(tmp_path / "model")
+    pa.csv.write_csv(pa.table({"caption": ["the left half", "the right half"] * 30}), "told.csv")
+    assert main(["impute", "model", "told.csv", "--to", "drawn.parquet"]) == 0
+    found = pq.read_table("drawn.parquet")
+    assert pixels(found["image"]).shape == (60, 1, 6, 6)
+    assert found["caption"].to_pylist() == ["the left half", "the right half"] * 30
 
 
 @pytest.mark.parametrize("name", ["text/gpt", "image/gmm"])
