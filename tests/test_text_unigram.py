@@ -52,7 +52,7 @@ def test_rows_that_could_be_of_another_label_come_last():
     table = pa.table({"text": ["both one", "both two"] * 30, "label": ["a", "b"] * 30})
     data = Dataset.of(table, Schema.infer(table, target="label", kinds={"text": "text", "label": "category"}))
     model = make("text/unigram", {"margin": 1.0, "candidates": 8}).fit(data, seed=0)
-    model.net.lengths[:, :, :] = torch.eye(model.net.lengths.shape[2])[1]  # texts of one word
+    model.net.lengths[:, 1] = 1  # word
     assert set(model.sample(40, seed=0).table["text"].to_pylist()) == {"one", "two"}
 
 

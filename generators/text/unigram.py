@@ -5,7 +5,7 @@ draws without replacement by Gumbel noise as in Kool, van Hoof, Welling 2019, ar
 
     (1)  p(w | y, k) ~ n(w, y, k) + m l(w, y)    n: how often text k of rows of label y says word w; l: how often the label's name does;
                                                  m: `named`; a word of names counts when a row says it
-    (2)  a text: the c words with the largest log p(w | y, k) + g, g ~ Gumbel, in random order; c: how many words a text of y says
+    (2)  a text: the c words with the largest log p(w | y, k) + g, g ~ Gumbel, in random order; c: as many as in a row of y
     (3)  p(y | x) ~ p(y) prod_k prod_w in x_k ((1 - s) p(w | y, k) + s p(w | k))    s: `shared`
     (4)  of `candidates` draws for each row that is wanted of y: first those whose p(y | x) is the largest of all labels' by `margin`
          nats, each in turn the one that says most that was seldom said, equation (5) of text/gpt
@@ -38,7 +38,8 @@ TINY = 1e-4  # of all words, where a label has few of its own
 
 class Words(nn.Module):
     """`words` int64 [W, P]: the pieces of each word, then PAD; word 0 is none. `counts` float [K, L, W]: (1), not yet divided; `lengths`
-    float [K, L, C]: how many texts say c words. `names`: the words of each label's name; `begins` bool [V]: pieces that begin a word."""
+    int64 [n, 1 + K]: of each row its label and how many words its texts say. `names`: the words of each label's name; `begins` bool [V]:
+    pieces that begin a word."""
 
     shares: Tensor
     begins: Tensor
@@ -57,7 +58,7 @@ class Words(nn.Module):
         self.register_buffer("begins", torch.tensor([False] * FIRST + [piece.startswith(SPACE) for piece in pieces]), persistent=False)
         self.register_buffer("words", torch.zeros(1, 1, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(texts, labels, 1))
-        self.register_buffer("lengths", torch.zeros(texts, labels, codec.longest + 1))
+        self.register_buffer("lengths", torch.zeros(0, 1 + texts, dtype=torch.int64))
         self.register_load_state_dict_pre_hook(fitting)
 
     def said(self, row: list[int]) -> list[list[tuple[int, ...]]]:
@@ -87,10 +88,10 @@ class Unigram(Labelled):
     """`named`: how often a label's name counts among its texts; `shared`, `margin`, `candidates` as in (3) and (4). Not
     publishable."""
 
-    named: float = 3.0
+    named: float = 6.0
     shared: float = 0.3
     margin: float = 12.0
-    candidates: int = 6
+    candidates: int = 12
     codec: ClassVar[type[TextCodec]] = TextCodec
     publishable: ClassVar[bool] = False
 
@@ -112,7 +113,7 @@ class Unigram(Labelled):
             for k, text in enumerate(row):
                 numbers = [number[word] for word in text if word in number]
                 net.counts[k, y].index_add_(0, torch.tensor(numbers, dtype=torch.int64), torch.ones(len(numbers)))
-                net.lengths[k, y, len(text)] += 1
+        net.lengths = torch.tensor(sorted([y, *map(len, row)] for y, row in zip(rows[1].tolist(), said, strict=True)))
         for y, name in enumerate(net.names):
             net.counts[:, y, [number[word] for word in name if word in number]] += self.named  # (1)
         return net
@@ -121,7 +122,9 @@ class Unigram(Labelled):
         found = torch.full((len(labels), net.longest), PAD)
         for label in labels.unique().tolist():
             for rows in (labels == label).nonzero()[:, 0].split(CHOSEN):
-                texts = [self.text(net, label, k, self.candidates * len(rows), rng) for k in range(net.texts)]
+                own = net.lengths[(net.lengths[:, 0] == label) | ~(net.lengths[:, 0] == label).any()]
+                lengths = own[torch.randint(len(own), (self.candidates * len(rows),), generator=rng), 1:]
+                texts = [self.text(net, label, k, lengths[:, k], rng) for k in range(net.texts)]
                 all_said = torch.cat(texts, dim=1)
                 front = all_said.gather(1, (all_said == 0).long().argsort(dim=1, stable=True))
                 best = telling(front, self.sure(net, texts, label), len(rows))  # (4)
@@ -131,12 +134,11 @@ class Unigram(Labelled):
                     found[row, : len(spelt)] = torch.tensor(spelt)
         return found
 
-    def text(self, net: Words, label: int, k: int, n: int, rng: torch.Generator) -> Tensor:
-        """int64 [n, C]: the words of n texts, then 0."""
-        lengths = net.lengths[k, label] if net.lengths[k, label].sum() else net.lengths[k].sum(0)
+    def text(self, net: Words, label: int, k: int, lengths: Tensor, rng: torch.Generator) -> Tensor:
+        """int64 [n, C]: the words of texts k of a label, so many as `lengths` [n] say, then 0."""
         own = int((net.counts[k, label] > 0).sum()) or net.words.shape[0] - 1
-        count = torch.multinomial(lengths, n, replacement=True, generator=rng).clamp(1, own)
-        noise = -torch.empty(n, len(net.words)).exponential_(generator=rng).log()
+        count = lengths.clamp(1, own)
+        noise = -torch.empty(len(count), len(net.words)).exponential_(generator=rng).log()
         drawn = (net.log_p(k, TINY)[label] + noise)[:, 1:].topk(int(count.max())).indices + 1  # (2)
         drawn = drawn.masked_fill(torch.arange(drawn.shape[1]) >= count[:, None], 0)
         order = torch.rand(drawn.shape, generator=rng) + 2.0 * (drawn == 0)
@@ -171,4 +173,4 @@ def spelled(texts: list[Tensor], longest: int) -> list[int]:
 
 def fitting(net: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Make room for the words that are about to be loaded."""
-    net.words, net.counts = (torch.empty_like(state[f"{prefix}{name}"]) for name in ("words", "counts"))
+    net.words, net.counts, net.lengths = (torch.empty_like(state[f"{prefix}{name}"]) for name in ("words", "counts", "lengths"))
