@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from benchmarks.drivers.common import peak_mb
 from benchmarks.peers import ONE_THREAD
 from benchmarks.protocol import DATA, real
-from data.releases import write_rows
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 from generators.fitted import Fitted
 from generators.registry import get, make

@@ -38,7 +38,7 @@ from data import sources
 from data.errors import BadInput
 from data.releases import open_release
 from flows.job import Job
-from flows.publishing import synthesize
+from flows.pipeline import synthesize
 from flows.screen import table
 from generators import registry
 

@@ -15,7 +15,7 @@ import time
 
 from flows.server import server
 
-PLAIN = "from flows.job import Job; from flows.publishing import synthesize; synthesize(Job.of({'source': %r, 'minutes': 1.0, 'to': %r%s}))"
+PLAIN = "from flows.job import Job; from flows.pipeline import synthesize; synthesize(Job.of({'source': %r, 'minutes': 1.0, 'to': %r%s}))"
 FLOW = (
     "from flows import settings; settings.prepare(); from flows.job import Job; from flows.synthesize import synthesize; "
     "synthesize(Job.of({'source': %r, 'minutes': 1.0, 'to': %r%s}))"

@@ -47,11 +47,10 @@ def fitted(folder: Path) -> None:
 
 def rows(n: int, folder: Path) -> None:
     """One release by no cluster, one and two workers."""
-    from data import releases
     from flows import cluster, publishing
 
     publishing.datetime = Noon
-    write, spent = releases.write_rows, []
+    write, spent = publishing.write_rows, []
 
     def timed(*given, **more):
         began = time.perf_counter()
@@ -59,7 +58,7 @@ def rows(n: int, folder: Path) -> None:
         spent.append(time.perf_counter() - began)
         return written
 
-    releases.write_rows = timed
+    publishing.write_rows = timed
     print("| workers | rows | s to join | s to draw and write | rows/s | s for the release | digest of its data | load |")
     print("|---|---:|---:|---:|---:|---:|---|---:|")
     for spec in SPECS:
@@ -82,6 +81,7 @@ def digest(paths: list[Path]) -> str:
 
 def shards() -> None:
     """What one worker needs for a shard, and what this process does to gather and write it, as there are more shards."""
+    from data.rows import write_stream
     from flows import cluster, stages
     from generators.drawing import Tally
 
@@ -98,7 +98,7 @@ def shards() -> None:
         print("|---:|---:|---:|---:|---:|")
         for count in (1, 10, 40):
             tally, wall, cpu = Tally(), time.perf_counter(), time.process_time()
-            stages.write_stream(cluster.stream(model, count * each, tally=tally), folder / "rows.parquet", count * each)
+            write_stream(cluster.stream(model, count * each, tally=tally), folder / "rows.parquet", count * each)
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             print(f"| {count} | {tally.elsewhere / count:.2f} | {cpu / count:.2f} | {wall / count:.2f} | {peak} |", flush=True)

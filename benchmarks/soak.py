@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -142,7 +141,7 @@ def main() -> None:
                 time.sleep(max(0.0, EVERY - (time.monotonic() - began - now)))
         finally:
             states = due(place / "home" / "prefect" / "prefect.db")
-            serving.send_signal(signal.SIGINT)
+            serving.terminate()  # as a service manager does
             serving.wait(120)
         RESULT.write_text(report(found, place, minutes, states), encoding="utf-8")
         print((place / "stderr").read_text()[-2000:])
@@ -178,7 +177,7 @@ def report(found: list[Sample], place: Path, minutes: float, states: dict[str, i
 {len(found)} samples.
 
 - Runs that were due: {sum(states.values())}, {", ".join(f"{count} {name}" for name, count in states.items())}.
-- {begun} runs began by the log, {len(metrics)} ended with a line of metrics.jsonl, {stopped} with an error; Ctrl-C met what was under way.
+- {begun} runs began by the log, {len(metrics)} ended with a line of metrics.jsonl, {stopped} with an error; the end met what was under way.
 - {fresh} of them made a release, {len(metrics) - fresh} found their source unchanged.
 - The last version is v{published}; LATEST says {latest(out)}; what is kept: {", ".join(kept)}.
 - Most processes of runs at one moment: {max(s.running for s in found)}.

@@ -171,7 +171,7 @@ def classify() -> dict[str, Any]:
     fitted = make("text/gpt", {}).fit(real.train, seed=0)
     tokens, y = fitted.codec.encode(real.test, np.random.default_rng(0))
     with torch.inference_mode():
-        right = fitted.generator.classify(fitted.net, tokens).argmax(1) == y  # type: ignore[attr-defined]
+        right = fitted.generator.posterior(fitted.net, tokens).argmax(1) == y  # type: ignore[attr-defined]
     return {"what": "classify", "accuracy": round(float(right.float().sum()) / len(real.test), 4), "fit_s": fitted.log["cpu_seconds"]}
 
 

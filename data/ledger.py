@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from data.disk import locked, replaced, writing
 from data.errors import BadInput
-from data.releases import locked, replaced, writing
 
 FILE = "_privacy.json"
 SLACK = 1e-9  # of a budget: ten times 0.1 is 1

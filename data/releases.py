@@ -10,7 +10,6 @@ object store (`data.stores`), they are written on this machine, copied, and `_SU
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,23 +18,20 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.card import card, headline
+from data.disk import locked, replaced, sha256, size, sync, write, writing
 from data.errors import BadInput
-from data.schema import Dataset
 from data.stores import Place, Remote, deliver, place, spool
 
-ROW_GROUP = 100_000
-IMAGE_ROW_GROUP = 100
 STALE = 86_400  # seconds after which what another machine left in staging is taken for abandoned
 _open: set[Path] = set()  # the staging folders of this process
 
@@ -104,74 +100,6 @@ def abandoned(folder: Path) -> bool:
     except PermissionError:
         return False
     return False
-
-
-def write_rows(
-    folder: Path,
-    chunks: Iterator[Dataset],
-    *,
-    rows: int,
-    provenance: Mapping[str, Any],
-    rows_per_file: int = 1_000_000,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> list[Path]:
-    """Stream datasets into `<folder>/data/train-….parquet`, exactly `rows` rows, holding one row group in memory at a time.
-
-    The footers carry `alfar.schema` and `alfar.provenance` beside the table's own keys. ValueError when the chunks end early.
-    """
-    sizes = [min(rows_per_file, rows - start) for start in range(0, rows, rows_per_file)]
-    names = [f"train-{i:05d}-of-{len(sizes):05d}.parquet" for i in range(len(sizes))]
-    feed = Feed(iter(chunks))
-    with writing(folder):
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-    paths, done = [folder / "data" / name for name in names], 0
-    for path, size in zip(paths, sizes, strict=True):
-        schema, group = footer(feed.first, provenance)
-        with writing(path), pq.ParquetWriter(path, schema, compression="zstd", compression_level=3) as writer:
-            for start in range(0, size, group):
-                table = feed.take(min(group, size - start))
-                writer.write_table(table.cast(schema), row_group_size=group)
-                done += table.num_rows
-                if progress:
-                    progress(done, rows, "rows written")
-    return paths
-
-
-def footer(first: Dataset, provenance: Mapping[str, Any]) -> tuple[pa.Schema, int]:
-    """The Arrow schema with all footer keys, and the rows of a row group."""
-    arrow = first.schema.arrow
-    keys = {
-        **(first.table.schema.metadata or {}),
-        **(arrow.metadata or {}),
-        b"alfar.schema": json.dumps(first.schema.to_json()).encode(),
-        b"alfar.provenance": json.dumps(provenance, sort_keys=True).encode(),
-    }
-    pictures = any(column.kind in ("image", "mask") for column in first.schema.columns)
-    return arrow.with_metadata(keys), IMAGE_ROW_GROUP if pictures else ROW_GROUP
-
-
-class Feed:
-    """Chunks of any size, taken in pieces of the size asked for."""
-
-    def __init__(self, chunks: Iterator[Dataset]):
-        self.chunks = chunks
-        self.first = next(chunks, None) or _too_few(0)
-        self.left = self.first.table
-
-    def take(self, rows: int) -> pa.Table:
-        """The next `rows` rows. ValueError when the chunks end early."""
-        parts, missing = [], rows
-        while missing:
-            if self.left.num_rows == 0:
-                self.left = (next(self.chunks, None) or _too_few(missing)).table
-            parts.append(self.left.slice(0, missing))
-            self.left = self.left.slice(parts[-1].num_rows)
-            missing -= parts[-1].num_rows
-        return pa.concat_tables(parts)
-
-
-def _too_few(missing: int) -> Dataset:
-    raise ValueError(f"the generator stopped early: at least {missing or 1:,} rows are missing")
 
 
 def publish(staged: Path, root: Place | str, dataset: str, manifest: Mapping[str, Any], *, at: datetime) -> Place:
@@ -250,14 +178,6 @@ def point(home: Place, number: int) -> None:
         replaced(home / "LATEST", f"v{number}\n")
 
 
-def replaced(path: Path, text: str) -> None:
-    """A small file that is there whole, as it was or as it is now."""
-    fresh = path.with_name(f".{path.name}")
-    _write(fresh, text)
-    os.replace(fresh, path)
-    sync(path.parent)
-
-
 def quarantine(staged: Path, root: Place | str, dataset: str, manifest: Mapping[str, Any], reasons: Sequence[str]) -> Place:
     """Keep a rejected release aside with the reasons, in `<root>/_quarantine/<dataset>/<UTC time>`; what is published stays."""
     check_name(dataset)
@@ -281,10 +201,10 @@ def moved(
         return False
     full = {**manifest, "dataset": dataset, "version": target.name, "created": at.astimezone(UTC).isoformat(timespec="seconds")}
     full["rows"] = sum(f.get("rows", 0) for f in files)
-    _write(staged / "README.md", card(full, schema_of(staged)))
+    write(staged / "README.md", card(full, schema_of(staged)))
     full["files"] = [*files, entry(staged, staged / "README.md")]
-    _write(staged / "release.json", json.dumps(full, indent=1, ensure_ascii=False) + "\n")
-    _write(staged / mark, sha256(staged / "release.json") + "\n")
+    write(staged / "release.json", json.dumps(full, indent=1, ensure_ascii=False) + "\n")
+    write(staged / mark, sha256(staged / "release.json") + "\n")
     if isinstance(target, Remote):
         return deliver(staged, target, mark)
     for inner, _, names in os.walk(staged, topdown=False):
@@ -335,31 +255,6 @@ def inside(root: Place, path: Place) -> None:
         raise BadInput(f"{path} is a link that leads out of {root}: nothing is written there; remove the link")
 
 
-@contextmanager
-def writing(path: Place) -> Iterator[None]:
-    """Errors of the file system as one sentence."""
-    try:
-        yield
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else "the file system refused"
-        raise BadInput(f"cannot write to {path}: {why}; choose another destination or make room") from None
-
-
-@contextmanager
-def locked(folder: Place) -> Iterator[None]:
-    """One publisher of a dataset at a time; the lock falls with the process. In a store there is none: claims decide who gets a number."""
-    if isinstance(folder, Remote):
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks: the rename still decides who gets a number
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def latest(home: Place) -> str | None:
     """What `<home>/LATEST` says, if it stands for a version."""
     try:
@@ -369,35 +264,8 @@ def latest(home: Place) -> str | None:
     return name if _number(name) else None
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sha256(path: Place) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-def size(path: Place) -> int:
-    """Bytes of a file."""
-    return path.stat().st_size if isinstance(path, Path) else path.size()
-
-
 def _number(version: str) -> int:
     return int(version[1:]) if re.fullmatch(r"v[1-9][0-9]{0,8}", version) else 0
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)

@@ -183,11 +183,11 @@ def cnn(train: Dataset, test: Dataset, seed: int) -> Scores:
     return lambda weights: {metric: scores(weights)[metric] for metric in ("accuracy", "balanced_accuracy", "f1")}
 
 
-def classifier(x: np.ndarray, y: np.ndarray, answers: int, seed: int, steps: int = STEPS) -> nn.Module:
-    """The judge of labels, learnt on x uint8 [n, C, H, W] and y int64 [n]."""
+def classifier(x: np.ndarray, y: np.ndarray, answers: int, seed: int, steps: int | None = None) -> nn.Module:
+    """The judge of labels, learnt on x uint8 [n, C, H, W] and y int64 [n], in `STEPS` unless given."""
     with torch.device("meta"):
         net: nn.Module = Classifier(x.shape[1:], answers)
-    return learnt(begun(net, seed), x, y, seed=seed, steps=steps, batch=BATCH, rate=RATE)
+    return learnt(begun(net, seed), x, y, seed=seed, steps=steps or STEPS, batch=BATCH, rate=RATE)
 
 
 def unet(train: Dataset, test: Dataset, seed: int) -> Scores:
@@ -201,12 +201,12 @@ def unet(train: Dataset, test: Dataset, seed: int) -> Scores:
     return overlap_scores(truth, said, mask.categories)
 
 
-def segmenter(x: np.ndarray, y: np.ndarray, answers: int, seed: int, steps: int = UNET_STEPS) -> nn.Module:
-    """The judge of masks, learnt on x uint8 [n, C, H, W] and y int64 [n, H, W]."""
+def segmenter(x: np.ndarray, y: np.ndarray, answers: int, seed: int, steps: int | None = None) -> nn.Module:
+    """The judge of masks, learnt on x uint8 [n, C, H, W] and y int64 [n, H, W], in `UNET_STEPS` unless given."""
     with torch.device("meta"):
         net: nn.Module = UNet(x.shape[1], answers)
     batch = int(np.clip(UNET_PIXELS // y[0].size, 8, 64))
-    return learnt(begun(net, seed), x, y, seed=seed, steps=steps, batch=batch, rate=UNET_RATE)
+    return learnt(begun(net, seed), x, y, seed=seed, steps=steps or UNET_STEPS, batch=batch, rate=UNET_RATE)
 
 
 def pace(train: Dataset) -> float:

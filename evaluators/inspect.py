@@ -23,9 +23,10 @@ from data.texts import keys, words
 from evaluators.pictures import TILES, both_ways, contact, grid, lined, of_kind, tiles, uri
 from evaluators.privacy import nearest, points
 from evaluators.protocol import capped
-from evaluators.report import clean, environment
+from evaluators.report import environment
 from evaluators.samples import folded
 from evaluators.tabular import judged_as, measured
+from evaluators.values import clean
 
 SHOWN = 12  # synthetic rows whose neighbours are shown
 NEIGHBOURS = 4  # training images beside each

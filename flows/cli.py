@@ -138,11 +138,15 @@ def parser() -> Parser:
     impute_ = add(
         impute,
         "impute",
-        "fill the nulls of a table by a fitted model",
+        "fill the nulls of a table by a fitted model: name labels, answer texts",
         "example: alfar impute releases/shop orders.csv --to orders.parquet",
     )
     impute_.add_argument("model", metavar="RELEASE|MODEL", help="a release's folder, a dataset's folder or a model's folder")
-    impute_.add_argument("source", metavar="TABLE", help="a table with the columns that the model has learnt; others stay as they are")
+    impute_.add_argument(
+        "source",
+        metavar="TABLE",
+        help="a table with the columns that the model has learnt, but those to fill, which may be left out; others stay as they are",
+    )
     impute_.add_argument("--seed", type=int, default=0, help="the same seed gives the same values (default: 0)")
     impute_.add_argument("--to", metavar="FILE", required=True, help="the parquet file that is written")
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import releases as store
@@ -141,14 +142,20 @@ def sample(model: str, rows: int, seed: int, asked: publishing.Asked, name: str 
 
 
 def impute(model: str, source: str, seed: int, to: Path) -> int:
-    """Fill the nulls of a table by a fitted model and write it as parquet; what is there stays as it is."""
+    """Fill the nulls of a table by a fitted model and write it as parquet. Columns it lacks are added if they can be filled."""
+    from generators.answers import fillable
+
     if seed < 0:
         raise BadInput(f"--seed is {seed}; it should be at least 0")
     if to.suffix != ".parquet" or to.is_dir() or not to.absolute().parent.is_dir():
         raise BadInput(f"--to is {str(to)!r}; it should be a .parquet file in a folder that exists")
     fitted = stages.load(publishing.origin(place(model))[0])
-    table = sources.read(source).table
-    data = Dataset.of(table, fitted.schema)
+    found = sources.read(source)
+    table = images.alike(found.table, fitted.read, source)
+    lacking = frozenset(fitted.read.names) - set(table.column_names)
+    for name in sorted(lacking) if lacking == {fitted.read.target} or lacking in fillable(fitted) else ():
+        table = table.append_column(name, pa.nulls(len(table), fitted.read[name].arrow))
+    data = Dataset.of(table, fitted.read)
     filled = fitted.impute(data, seed=seed).table
     count = {name: data.table[name].null_count - filled[name].null_count for name in filled.column_names}
     for name in (name for name, cells in count.items() if cells):
@@ -156,6 +163,7 @@ def impute(model: str, source: str, seed: int, to: Path) -> int:
     part = to.with_name(f".{to.name}.partial")
     pq.write_table(table, part, compression="zstd")
     os.replace(part, to)
+    print("".join(f"{note}\n" for note in found.notes), end="")
     print(f"filled {sum(count.values()):,} cells in {sum(map(bool, count.values()))} columns of {len(data):,} rows\ntable    {to}")
     return 0
 

@@ -23,9 +23,11 @@ from data.card import plain  # noqa: E402
 from flows import cluster, stages  # noqa: E402
 from flows.folders import keyed, run_folder, write_json  # noqa: E402
 from flows.job import Job  # noqa: E402
-from flows.publishing import command  # noqa: E402
+from flows.pipeline import prepare, read  # noqa: E402
+from flows.reproduce import command  # noqa: E402
 from flows.screen import figure, table  # noqa: E402
-from flows.synthesize import ended, prepare, read, refer  # noqa: E402
+from flows.stages import refer  # noqa: E402
+from flows.synthesize import run  # noqa: E402
 
 PRIVACY = ("copies", "near", "dcr", "membership", "informed", "singling", "inference", "spans", "leaks")
 SHOWN = {  # the figures of a generator by kind of fidelity, between its TSTR and what it cost: key of a row, head, digits
@@ -50,11 +52,11 @@ def candidate(job: Job, root: Path, prepared: Path, referred: Path) -> dict[str,
 @flow(name="compare", flow_run_name="{job.source.shown}", persist_result=False)
 def compare(job: Job, generators: list[str], seeds: int = 1, to: str | None = None) -> tuple[dict[str, Any], Path]:
     """Fit every generator `seeds` times and rank them. Returns the leaderboard and the folder it was written to."""
-    dataset = read(job)
+    dataset = run(read, job)
     minutes = job.minutes / (len(generators) * seeds) if job.minutes else None
     with run_folder(dataset, stages.waiting(dataset)) as root:
-        prepared = ended(prepare(job, root)).folder
-        referred = ended(refer(job, root, prepared)).folder
+        prepared = run(prepare, job, root).folder
+        referred = run(refer, job, root, prepared).folder
         fits = [(name, seed) for name in generators for seed in range(job.seed, job.seed + seeds)]
         jobs = [job.model_copy(update={"generator": {"name": name}, "seed": seed, "minutes": minutes}) for name, seed in fits]
         made = cluster.candidates(jobs, root, prepared, referred)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,33 +24,18 @@ import pyarrow.parquet as pq
 
 from data import releases
 from data.card import guarantee
+from data.disk import sha256
 from data.errors import BadInput
+from data.rows import stream, write_rows
 from data.schema import Dataset, Schema
 from data.sources import slug
 from data.stores import Place, fetch, place
 from flows import auto, cluster, room
-from flows.folders import LOG, Done, append, home, keyed, read_json, retire, run_folder
-from flows.hooks import announce
+from flows.folders import home, keyed, read_json, retire
 from flows.job import Job, shown
-from flows.journal import journal
-from flows.planning import plan, recipe, writable
-from flows.stages import (
-    FRAMES,
-    UNFOLDED,
-    budget,
-    choose,
-    draw,
-    fit,
-    judge,
-    load,
-    prepare,
-    real_of,
-    refer,
-    sized,
-    stream,
-    teller,
-    waiting,
-)
+from flows.planning import recipe, writable
+from flows.reproduce import command
+from flows.stages import FRAMES, UNFOLDED, load, real_of, teller
 
 PACKAGES = ("alfar", "torch", "scikit-learn", "pyarrow", "numpy", "great-expectations", "prefect", "sdv", "opacus")
 Search = Callable[[Mapping[str, bytes]], list[dict[str, str]]]  # files -> what evaluators.leaks.search finds in them
@@ -222,7 +205,7 @@ def local(model: Place) -> Path:
     """The model's folder, or its copy in the private folder, by its content."""
     if isinstance(model, Path):
         return model
-    copy = home() / "models" / releases.sha256(model / "model.json")[:16]
+    copy = home() / "models" / sha256(model / "model.json")[:16]
     if not copy.is_dir():
         shutil.rmtree(part := copy.with_suffix(".partial"), ignore_errors=True)
         fetch(model, part)
@@ -257,7 +240,7 @@ def release(
     now = datetime.now(UTC)
     dataset, rows, tell = manifest["dataset"], manifest["rows"], teller("publish")
     manifest = {**manifest, "versions": versions(), "created": now.isoformat(timespec="seconds")}
-    files = releases.write_rows(staged, chunks, rows=rows, provenance=provenance(manifest), progress=tell)
+    files = write_rows(staged, chunks, rows=rows, provenance=provenance(manifest), progress=tell)
     if made := draws():
         notes = [*manifest["source"].get("notes", []), told(made)] if made["drawn"] > made["kept"] else manifest["source"].get("notes", [])
         manifest |= {"draws": made, "source": {**manifest["source"], "notes": notes}}
@@ -339,59 +322,6 @@ def published(to: str | Place, dataset: str, run: str) -> Outcome | None:
     return None
 
 
-def synthesize(job: Job) -> Outcome:
-    """The whole job as plain calls, without Prefect."""
-    with journal(job) as attempt:
-        return followed(job, attempt)
-
-
-def followed(job: Job, attempt: str) -> Outcome:
-    """One attempt, from source to release."""
-    found = plan(job)
-    with run_folder(found.dataset, waiting(found.dataset)) as root:
-        done = {"prepare": prepare(found, root)}
-        prepared = done["prepare"].folder
-        if auto.wanted(job):
-            done["choose"] = choose(job, root, prepared)
-        chosen = done["choose"].folder if "choose" in done else None
-        order = auto.settled(job, chosen)
-        if job.minutes and not chosen:
-            order = sized(job, budget(job, root, prepared).folder)
-        done["fit"] = fit(order, root, prepared, found.dataset)
-        fitted = done["fit"].folder
-        done["draw"] = draw(order, root, prepared, fitted)
-        drawn = done["draw"].folder
-        done["refer"] = refer(order, root, prepared)
-        done["judge"] = judge(order, root, prepared, fitted, drawn, done["refer"].folder)
-        outcome = publish(job if chosen else order, found.dataset, prepared, fitted, drawn, done["judge"].folder, chosen)
-        measure(root, job, done, outcome, attempt, announce(job, outcome))
-    return outcome
-
-
-def measure(root: Path, job: Job, done: Mapping[str, Done], outcome: Outcome, attempt: str, hook: str | None) -> None:
-    """One line of metrics.jsonl in the private run folder: when, which job and run, what became of it, and what each stage cost.
-
-    `attempt` is the run of the log; `hook` what `flows.hooks.announce` said.
-    """
-    verdict, number = outcome.manifest["verdict"], outcome.manifest["version"]
-    LOG.info("%s %s%s", verdict, number, ", found" if outcome.cached else "", extra={"stage": "publish"})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    line = {
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "job": job.digest,
-        "attempt": attempt,
-        "run": outcome.manifest["run"],
-        "verdict": outcome.manifest["verdict"],
-        "version": outcome.manifest["version"],
-        "rows": outcome.manifest["rows"],
-        "cached": outcome.cached,
-        "hook": hook,
-        "peak_mib": round(peak, 1),
-        "stages": {name: {"cached": d.cached, "seconds": d.seconds, "cpu_seconds": d.cpu_seconds} for name, d in done.items()},
-    }
-    append(root / "metrics.jsonl", line)
-
-
 # ---- small things
 
 
@@ -404,37 +334,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def command(job: Job, verb: str = "run", *more: str) -> str:
-    """The command line that does the same again; `more` are options that are not the job's."""
-    said = job.public()
-    reading = said["source"]
-    words = ["alfar", verb, reading["spec"], *more]
-    for option in ("query", "delimiter", "encoding", "size", "sample"):
-        words += [f"--{option}", str(reading[option])] if option in reading else []
-    words += ["--crop"] if "crop" in reading else []
-    for option in ("target", "task", "test", "database", "rows", "seed", "minutes", "device", "name", "epsilon", "epsilon_budget"):
-        words += [f"--{option.replace('_', '-')}", str(said[option])] if option in said else []
-    for column in said.get("drop", ()):
-        words += ["--drop", column]
-    for column, kind in said.get("kinds", {}).items():
-        words += ["--kind", f"{column}={kind}"]
-    for column, values in said.get("orders", {}).items():
-        words += ["--order", f"{column}={json.dumps(values) if ',' in ''.join(map(str, values)) else ','.join(map(str, values))}"]
-    for rule in said.get("constraints", ()):
-        words += ["--constraint", rule if isinstance(rule, str) else "; ".join(f"{k}: {', '.join(v)}" for k, v in rule.items())]
-    for gate, limit in said.get("gates", {}).items():
-        words += ["--gate", f"{gate}={limit}"]
-    for key, value in flat(said.get("generator", {})):
-        words += ["--generator", value] if key == "name" else ["--set", f"{key}={value}"]
-    return shlex.join(words)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested parameters as dotted keys and JSON values."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -40,4 +41,5 @@ def serve(jobs: dict[str, Job]) -> None:
             )
             for name, job in jobs.items()
         ]
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a run that SIGTERM ends leaves a connection, of which it would say a page
         serve_(*deployments, pause_on_shutdown=True, print_starting_message=False, query_seconds=CHECK_SECONDS)

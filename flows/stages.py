@@ -11,11 +11,10 @@ after either runs the job with the choice.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from itertools import chain
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 from data import ledger, releases
 from data.drift import drift, reference
 from data.errors import BadInput
+from data.rows import head, schema_of, write_stream
 from data.schema import Dataset, Schema, Split
 from data.stores import fetch, place
 from data.styles import paired, photos, sides
@@ -242,7 +242,8 @@ def draw(job: Job, root: Path, prepared: Path, fitted: Path) -> Done:
         model, began, tally = load(fitted), time.process_time(), Tally(teller("draw"))
         Room.of(job, prepared, model.schema).check(learning=False)
         train = Dataset.open(prepared / "train.parquet")
-        write_stream(cluster.stream(model, rows, seed=job.seed, avoid=avoided(train), tally=tally, of=train), folder / "rows.parquet", rows)
+        chunks = cluster.stream(model, rows, seed=job.seed, avoid=avoided(train), tally=tally, of=train)
+        write_stream(chunks, folder / "rows.parquet", rows, teller("draw"))
         write_json(folder / "draws.json", tally.to_json())
         write_json(folder / "cost.json", {"rows": rows, "cpu_seconds": round(time.process_time() - began + tally.elsewhere, 3)})
         if frames := model.frames(UNFOLDED, FRAMES, seed=job.seed) or both_ways(model, folder / "rows.parquet", train, job.seed):
@@ -413,47 +414,8 @@ def real_of(prepared: Path) -> Split:
     return Split(Dataset.open(prepared / "train.parquet"), Dataset.open(prepared / "test.parquet"))
 
 
-def schema_of(path: Path) -> Schema:
-    """The schema in the footer of a file of rows."""
-    return Schema.from_json(json.loads(pq.read_metadata(path).metadata[b"alfar.schema"]))
-
-
 def load(folder: Path) -> Fitted:
     """The model of a `fit` folder or a release."""
     from generators.fitted import Fitted
 
     return Fitted.load(folder / "model" if (folder / "model").is_dir() else folder)
-
-
-def write_stream(chunks: Iterator[Dataset], path: Path, rows: int) -> None:
-    """One parquet file out of a stream of chunks, one of them in memory at a time."""
-    tell, done = teller("draw"), 0
-    writer = None
-    for chunk in chunks:
-        if writer is None:
-            schema = chunk.schema.arrow.with_metadata({b"alfar.schema": json.dumps(chunk.schema.to_json()).encode()})
-            writer = pq.ParquetWriter(path, schema, compression="zstd")
-        writer.write_table(chunk.table.cast(schema))
-        done += len(chunk)
-        tell(done, rows, "rows drawn")
-    if writer:
-        writer.close()
-
-
-def stream(path: Path) -> Iterator[Dataset]:
-    """The rows of a parquet file that `write_stream` wrote, a row group at a time."""
-    schema = schema_of(path)
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(65_536):
-            yield Dataset.of(pa.Table.from_batches([batch]), schema)
-
-
-def head(path: Path, n: int) -> Dataset:
-    """The first rows of a parquet file, at most n."""
-    parts, have = [], 0
-    for chunk in stream(path):
-        parts.append(chunk.table.slice(0, n - have))
-        have += parts[-1].num_rows
-        if have == n:
-            break
-    return Dataset(chunk.schema, pa.concat_tables(parts))

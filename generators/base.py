@@ -310,6 +310,15 @@ class Labelled(Conditional):
 
 
 @dataclass(frozen=True)
+class Naming(Labelled):
+    """A generator that can also name the label of what it is shown."""
+
+    @abstractmethod
+    def posterior(self, net: Any, x: Tensor) -> Tensor:
+        """P(y|x), float [n, L], of x [n, ...] as the codec has it."""
+
+
+@dataclass(frozen=True)
 class Answering(Labelled):
     """A generator of rows of several texts that can also write the last one given the others, or the others given the last."""
 

@@ -27,7 +27,7 @@ from data.conditions import Condition
 from data.errors import BadInput
 from data.layout import Layout
 from data.schema import Dataset, Schema
-from generators.base import Answering, Codec, Generator, Translating, Unfolding
+from generators.base import Answering, Codec, Completing, Generator, Naming, Translating, Unfolding
 from generators.drawing import Drawing, Pool, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
@@ -130,6 +130,13 @@ class Fitted:
             raise BadInput("a model that draws photographs in another style makes none of its own: give it some to draw")
         return Pool(self.codec.encode(of, np.random.default_rng(0)), torch.Generator().manual_seed(mix(seed, 0, 11)))
 
+    @property
+    def read(self) -> Schema:
+        """The schema of the rows that it has learnt: the one of those it draws, but for a column of images in another style."""
+        from generators.codecs.style import StyleCodec
+
+        return self.codec.schema if isinstance(self.codec, StyleCodec) else self.schema
+
     def translate(self, data: Dataset) -> Dataset:
         """Each row in the other style, with what is known of it. BadInput when the generator cannot, or reads other rows."""
         if not isinstance(self.generator, Translating):
@@ -139,14 +146,23 @@ class Fitted:
         return self.codec.decode(rows, np.random.default_rng(0), start=0, seed=0)
 
     def impute(self, data: Dataset, *, seed: int = 0) -> Dataset:
-        """The data with its nulls drawn from P(missing | present); what is there, and ids, stay as they are.
+        """The data with its nulls filled from P(missing | present); what is there, and ids, stay as they are.
 
-        BadInput when the generator cannot condition on columns, and when no values are found that keep the constraints.
+        Values of tables and images are drawn; labels of texts and images, and texts, are the likeliest. BadInput when the generator
+        cannot fill what a row lacks, and when no values are found that keep the constraints.
         """
+        from generators import registry
+        from generators.answers import answered
         from generators.imputing import imputed
 
         with torch.inference_mode(), few_threads(self.net):
-            return imputed(self, data, seed)
+            if isinstance(self.generator, Completing):
+                return imputed(self, self.generator, data, seed)
+            if isinstance(self.generator, Answering | Naming | Translating):
+                return answered(self, data, seed)
+        name, filling = registry.name_of(type(self.generator)), (Completing, Answering, Naming, Translating)
+        able = [other for other in registry.serving(self.schema) if issubclass(registry.get(other), filling)]
+        raise BadInput(f"{name} cannot fill nulls given the rest of a row; these can: {', '.join(able)}")
 
     def answer(self, data: Dataset, *, seed: int | None = None, back: bool = False) -> Dataset:
         """The data with the last text of each row written anew given the others, or its image: the likeliest, or drawn by a `seed`.

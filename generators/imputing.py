@@ -1,4 +1,4 @@
-"""Nulls filled by P(missing | present): rows are completed by a `Completing` until they keep the constraints of their schema."""
+"""Nulls of tables filled by P(missing | present): rows are completed by a `Completing` until they keep the constraints of their schema."""
 
 from __future__ import annotations
 
@@ -25,14 +25,9 @@ ROUNDS = 60  # tries for a row that does not keep the constraints
 BLOCK = 16_384  # rows completed at a time
 
 
-def imputed(fitted: Fitted, data: Dataset, seed: int) -> Dataset:
+def imputed(fitted: Fitted, generator: Completing, data: Dataset, seed: int) -> Dataset:
     """The data without nulls, but for ids. BadInput as in `Fitted.impute`."""
-    from generators import registry
-
-    generator, schema, layout = fitted.generator, fitted.schema, fitted.layout
-    if not isinstance(generator, Completing):
-        able = [name for name in registry.names() if issubclass(registry.get(name), Completing)]
-        raise BadInput(f"{registry.name_of(type(generator))} cannot fill nulls given the rest of a row; these can: {', '.join(able)}")
+    schema, layout = fitted.schema, fitted.layout
     columns = [c for c in schema.columns if c.kind != "id"]
     empty = {c.name: data.table[c.name].is_null().to_numpy() for c in columns}
     for rule in layout.rules.rules:

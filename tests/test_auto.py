@@ -17,7 +17,7 @@ from evaluators.report import render
 from flows import auto, planning, stages
 from flows.auto import ETA, Trial, attempts, halve, kept_of, rungs_of, survivors
 from flows.job import Job
-from flows.publishing import synthesize
+from flows.pipeline import synthesize
 from generators import registry
 
 LOOSE = {"utility": -99, "detector": 1, "shape": 100, "trend": 100, "dcr": 100, "membership": 1}

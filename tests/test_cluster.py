@@ -16,6 +16,7 @@ import pytest
 from dask import config
 
 from data.errors import BadInput
+from data.rows import write_stream
 from data.schema import Dataset, Schema, Split
 from data.sources import read
 from evaluators import protocol
@@ -72,7 +73,7 @@ def own_folder(tmp_path, monkeypatch):
 def written(model, n, path, **asked):
     """The digest of the file that a stream makes, and what came of the draws."""
     tally = Tally()
-    stages.write_stream(cluster.stream(model, n, seed=3, tally=tally, **asked), path, n)
+    write_stream(cluster.stream(model, n, seed=3, tally=tally, **asked), path, n)
     return hashlib.sha256(path.read_bytes()).hexdigest(), tally.to_json()
 
 
@@ -126,7 +127,7 @@ def test_a_killed_worker_loses_nothing(model, workers, tmp_path):
                 if number == 8:
                     os.kill(victim, signal.SIGKILL)
 
-        stages.write_stream(interrupted(), tmp_path / "there.parquet", n)
+        write_stream(interrupted(), tmp_path / "there.parquet", n)
         assert victim not in joined.client.run(os.getpid).values()
     assert hashlib.sha256((tmp_path / "there.parquet").read_bytes()).hexdigest() == here
 

@@ -25,7 +25,7 @@ from generators.base import Completing
 from generators.drawing import Tally, divided
 from generators.fitted import Fitted
 from generators.registry import get, make, names
-from tests.test_laws import SMALL
+from tests.small import SMALL
 
 torch.set_num_threads(1)
 
@@ -373,7 +373,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 def test_constraints_of_a_job():
     from flows.cli import parser, values_of
     from flows.job import Job
-    from flows.publishing import command
+    from flows.reproduce import command
 
     options = ["run", "t.parquet", "--constraint", "a <= b", "--constraint", "unique: a, b c"]
     job = Job.of(values_of(parser().parse_args(options)))

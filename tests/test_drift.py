@@ -1,6 +1,7 @@
 """Drift: none between halves of a table, much when it is another one, and nothing of one row in what is told."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import pyarrow as pa
 import pytest
 
 from data.drift import drift, reference
+from data.releases import open_release
 from data.schema import RARE, Dataset, Schema
 from data.sources import read
 from flows.job import Job
-from flows.publishing import synthesize
+from flows.pipeline import synthesize
 
 LOOSE = {"utility": -99, "detector": 1, "shape": 100, "trend": 100, "copies": 1, "dcr": 100, "membership": 1}
+pytestmark = pytest.mark.xdist_group("drift")
 
 
 def builtin(name):
@@ -72,14 +75,7 @@ def job(source, **more):
     )
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
-    return tmp_path
-
-
-def written(path, seed, shift=0.0, n=600):
+def written(path, seed, shift=0.0, n=300):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=n) + shift
     lines = [f"{a:.3f},{'yes' if a + b > shift else 'no'}" for a, b in zip(x, rng.normal(size=n), strict=True)]
@@ -87,10 +83,29 @@ def written(path, seed, shift=0.0, n=600):
     return path
 
 
-def test_a_model_is_kept_until_its_source_has_moved(here):
-    first = synthesize(job(written("a.csv", 0), drift=0.15))
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder with a first release of a source."""
+    folder = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ALFAR_HOME", str(folder / "home"))
+        first = synthesize(job(written("a.csv", 0), drift=0.15))
     assert first.passed
     assert "drift" not in first.manifest
+    return folder
+
+
+@pytest.fixture
+def first(published, tmp_path, monkeypatch):
+    """The first release, in a copy of that folder to go on in."""
+    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
+    return open_release("out/shop")
+
+
+def test_a_model_is_kept_until_its_source_has_moved(first):
     second = synthesize(job(written("b.csv", 1), drift=0.15))
     assert second.manifest["drift"]["kept"]
     assert second.manifest["drift"]["from"] == "v1"
@@ -105,16 +120,14 @@ def test_a_model_is_kept_until_its_source_has_moved(here):
     assert "learnt anew" in (third.folder / "report.html").read_text()
 
 
-def test_without_a_limit_every_new_source_is_learnt(here):
-    synthesize(job(written("a.csv", 0)))
+def test_without_a_limit_every_new_source_is_learnt(first):
     second = synthesize(job(written("b.csv", 1)))
     assert "drift" not in second.manifest
     assert second.manifest["log"]["seconds"] >= 0
     assert synthesize(job("b.csv")).cached
 
 
-def test_a_damaged_last_release_is_said_and_not_kept(here, capsys):
-    first = synthesize(job(written("a.csv", 0), drift=0.15))
+def test_a_damaged_last_release_is_said_and_not_kept(first, capsys):
     model = first.folder / "model/model.safetensors"
     model.write_bytes(model.read_bytes()[:-8])
     second = synthesize(job(written("b.csv", 1), drift=0.15))

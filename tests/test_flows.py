@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,11 +17,14 @@ import pytest
 
 from data import releases
 from data.errors import BadInput
+from data.schema import Dataset
 from flows import planning, stages
 from flows.folders import run_folder
 from flows.job import Job
-from flows.publishing import synthesize as plainly
+from flows.pipeline import synthesize as plainly
 from flows.stages import progress
+from generators import train
+from generators.fitted import Fitted
 
 ROOT = Path(__file__).parent.parent
 LOOSE = {"utility": -99, "detector": 1, "shape": 100, "trend": 100, "copies": 1, "dcr": 100, "membership": 1}
@@ -72,6 +77,15 @@ def finished(tmp_path_factory):
         patch.setenv("ALFAR_HOME", str(folder / "home"))
         assert not plainly(Job.of(learner())).cached
     return folder
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Processes of their own, forked from one that has imported what a run needs."""
+    context = get_context("forkserver")
+    needed = ["evaluators.quality", "evaluators.report", "great_expectations", "sklearn.ensemble"]
+    context.set_forkserver_preload(["tests.test_flows", *needed])
+    return context
 
 
 @pytest.fixture
@@ -191,41 +205,40 @@ def test_a_yardstick_is_quarantined_whatever_it_scores():
     assert not releases.releases("out")
 
 
-CHILD = """
-import json, os, signal, sys
-import data.releases, data.schema, generators.train
-from flows import publishing, stages
-from flows.job import Job
-where = sys.argv[2]
-generators.train.CHECKPOINT_SECONDS = 0.0
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-def told(stage, done, total, text):
-    if stage == where and (stage != "fit" or done > total / 2) and (stage != "publish" or "checking" not in text):
-        die()
-    if where == "check" and "checking" in text:
-        die()
-def after(work):
-    return lambda *a, **k: (work(*a, **k), die())
-stages.progress.set(told)
-if where == "prepare":
-    data.schema.Dataset.save = after(data.schema.Dataset.save)
-if where == "save":
-    from generators.fitted import Fitted
-    Fitted.save = after(Fitted.save)
-if where == "rename":
-    data.releases.publish = after(data.releases.publish)
-publishing.synthesize(Job.of(json.loads(sys.argv[1])))
-"""
+def dying(values: dict, where: str, home: Path) -> None:
+    """A run that is killed with SIGKILL at a stage; to be run in a process of its own."""
+    os.environ["ALFAR_HOME"] = str(home)
+    train.CHECKPOINT_SECONDS = 0.0
+
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def told(stage, done, total, text):
+        if stage == where and (stage != "fit" or done > total / 2) and (stage != "publish" or "checking" not in text):
+            die()
+        if where == "check" and "checking" in text:
+            die()
+
+    def after(work):
+        return lambda *a, **k: (work(*a, **k), die())
+
+    progress.set(told)
+    if where == "prepare":
+        Dataset.save = after(Dataset.save)
+    if where == "save":
+        Fitted.save = after(Fitted.save)
+    if where == "rename":
+        releases.publish = after(releases.publish)
+    plainly(Job.of(values))
 
 
-def test_a_run_killed_at_every_stage_goes_on_and_ends_alike(finished):
+def test_a_run_killed_at_every_stage_goes_on_and_ends_alike(finished, forks):
     """One job, killed with SIGKILL at each stage in turn; nothing half done is ever visible, and nothing finished is done twice."""
     for where in ("prepare", "fit", "save", "draw", "judge", "publish", "check", "rename"):
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, json.dumps(learner()), where], env=environment(), capture_output=True, text=True
-        )
-        assert done.returncode == -signal.SIGKILL, (where, done.stderr)
+        run = forks.Process(target=dying, args=(learner(), where, Path("home").absolute()))
+        run.start()
+        run.join()
+        assert run.exitcode == -signal.SIGKILL, where
         if where == "fit":
             assert list(Path("home/runs/iris").glob("fit-*.partial/checkpoints/*"))
         if where != "rename":
@@ -241,21 +254,16 @@ def test_a_run_killed_at_every_stage_goes_on_and_ends_alike(finished):
     assert not list(Path("out/_staging").glob("*"))
 
 
-AT_ONCE = """
-import json, sys
-from flows.job import Job
-from flows.publishing import synthesize
-print(synthesize(Job.of(json.loads(sys.argv[1]))).cached)
-"""
+def found(values: dict, home: Path) -> bool:
+    """Did a run in a process of its own find a release that was there?"""
+    os.environ["ALFAR_HOME"] = str(home)
+    return plainly(Job.of(values)).cached
 
 
-def test_two_runs_of_one_job_at_once_make_one_release():
-    runs = [
-        subprocess.Popen([sys.executable, "-c", AT_ONCE, json.dumps(order())], env=environment(), stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = sorted(run.communicate(timeout=120)[0].strip() for run in runs)
-    assert said == ["False", "True"]
+def test_two_runs_of_one_job_at_once_make_one_release(forks):
+    with ProcessPoolExecutor(2, mp_context=forks) as pool:
+        runs = [pool.submit(found, order(), Path("home").absolute()) for _ in range(2)]
+        assert sorted(run.result(timeout=120) for run in runs) == [False, True]
     assert [r.version for r in releases.releases("out")] == ["v1"]
 
 

@@ -15,7 +15,9 @@ from data.errors import BadInput
 from data.sources import sql
 from flows import folders, hooks
 from flows.job import Job
-from flows.publishing import Outcome, command, synthesize
+from flows.pipeline import synthesize
+from flows.publishing import Outcome
+from flows.reproduce import command
 
 LOOSE = {"utility": -99, "detector": 1, "shape": 100, "trend": 100, "copies": 1, "dcr": 100, "membership": 1}
 NEWS = {"dataset", "version", "verdict", "rows", "run", "reasons", "job"}

@@ -115,6 +115,20 @@ def test_judges_take_any_size(shape, monkeypatch):
         assert all(0 <= v <= 1 for v in once(judge(data, data, 0), 60).values())
 
 
+def test_judges_learn_in_the_steps_of_their_module_unless_told(monkeypatch):
+    """As the module says when they learn: what was bound before would not be what tests and forecasts set."""
+    seen = []
+    monkeypatch.setattr(image, "learnt", lambda net, x, y, *, steps, **how: seen.append(steps))
+    monkeypatch.setattr(image, "STEPS", 3)
+    monkeypatch.setattr(image, "UNET_STEPS", 4)
+    x, mask = np.zeros((2, 1, 8, 8), dtype=np.uint8), np.zeros((2, 8, 8), dtype=int)
+    image.classifier(x, mask[:, 0, 0], 2, 0)
+    image.segmenter(x, mask, 2, 0)
+    image.classifier(x, mask[:, 0, 0], 2, 0, 5)
+    image.segmenter(x, mask, 2, 0, 6)
+    assert seen == [3, 4, 5, 6]
+
+
 def test_samples_without_a_class_with_one_or_without_rows_score_and_do_not_crash():
     one = TRAIN.take(np.array([label == 3 for label in TRAIN.y.to_pylist()]))
     share = np.mean([label == 3 for label in TEST.y.to_pylist()])

@@ -23,14 +23,17 @@ from torch import nn
 from data.errors import BadInput
 from data.images import column, pixels, png
 from data.schema import Dataset, Schema, Split
+from evaluators import image as judging
 from evaluators import inspect as inspecting
 from evaluators import pictures as drawing
 from evaluators.inspect import closest, compared, inspect, ladder
 from evaluators.pictures import contact, inked, pictures, shrunk, strip, tiles
-from evaluators.report import render, render_leaderboard, words
+from evaluators.report import render, render_leaderboard
+from evaluators.values import words
 from flows import stages
 from flows.job import Job
-from flows.publishing import Asked, resample, synthesize
+from flows.pipeline import synthesize
+from flows.publishing import Asked, resample
 from generators import registry
 from generators.base import Unfolding
 from generators.codecs.image import ImageCodec
@@ -351,6 +354,8 @@ class Stub(Unfolding):
 
 @pytest.fixture
 def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator of a moment, and judges that learn for one: what matters here is what stands where."""
+    monkeypatch.setattr(judging, "STEPS", 2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(registry.GENERATORS, "image/stub", f"{Stub.__module__}:Stub")

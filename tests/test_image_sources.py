@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data import releases
 from data.arrow import IMAGE_TYPE
 from data.errors import BadInput
 from data.images import column, pixels
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 from data.sources import pictures, read
 from data.sources.images import FORMATS, MOST_PIXELS, Cell, Fit, Unreadable, picture
 from flows import planning
 from flows.cli import main, parser, values_of
 from flows.job import Job
-from flows.publishing import command
+from flows.reproduce import command
 
 HERE = Path(__file__).parent.parent
 RNG = np.random.default_rng
@@ -561,7 +561,7 @@ def test_releases_of_images_decode_with_datasets(name, tmp_path):
 
     source = read(name)
     data = Dataset.of(source.table, Schema.infer(source.table, target=source.target, kinds=source.kinds)).take(np.arange(80))
-    releases.write_rows(tmp_path, iter([data]), rows=80, provenance={})
+    write_rows(tmp_path, iter([data]), rows=80, provenance={})
     loaded = datasets.load_dataset("parquet", data_dir=str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"), split="train")
     assert isinstance(loaded[79]["image"], Image.Image)
     assert np.array_equal(np.asarray(loaded[79]["image"]), pixels(data.table["image"])[79].transpose(1, 2, 0).squeeze())

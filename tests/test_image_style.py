@@ -26,7 +26,8 @@ from evaluators.protocol import utility
 from evaluators.styling import earth_mover, edges, f1, styling
 from flows import planning
 from flows.job import Job
-from flows.publishing import Asked, resample, synthesize
+from flows.pipeline import synthesize
+from flows.publishing import Asked, resample
 from generators.drawing import Pool
 from generators.fitted import Fitted
 from generators.image.chipgan import ChipGAN, stroked

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data.errors import BadInput
 from flows.job import Job, cron_error
-from flows.publishing import command
+from flows.reproduce import command
 
 ROOT = Path(__file__).parent.parent
 

@@ -23,7 +23,7 @@ from data.sources import parquet
 from flows.auto import everything
 from flows.cli import main
 from flows.job import Job
-from flows.publishing import command
+from flows.reproduce import command
 from generators import registry
 from generators.codecs.table import TokenCodec
 

@@ -1,9 +1,7 @@
-"""The laws of every generator, run on every line of the registry."""
+"""The laws of every generator, run on every line of the registry, on small data of its modality."""
 
+import hashlib
 import json
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
-from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -12,144 +10,68 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.errors import BadInput
-from data.images import column as image_column
-from data.schema import Dataset, Schema
-from data.sources import read
-from data.split import split
+from data.images import column, pixels
+from data.texts import keys
+from generators import fitted as module
 from generators import train as loop
 from generators.base import Descending
 from generators.fitted import Fitted
-from generators.registry import get, make, name_of, names
+from generators.registry import get, make, modality_of, name_of
+from tests.small import KINDS, MODALITIES, SMALL, data_of, dataset, drawn, each, everything, first, fit, fitted, read
 
 torch.set_num_threads(1)
 
-TINY = {"training": {"steps": 30, "batch": 64}}
-SMALL = {
-    "tabular/gmm": {"components": 4, "rounds": 1},
-    "tabular/rbm": TINY | {"hidden": 8, "bins": 8},
-    "tabular/autoencoder": TINY | {"hidden": 32, "latent": 4, "density": {"components": 4}},
-    "tabular/vae": {"training": {"steps": 90, "batch": 64}, "hidden": 32, "latent": 4, "modes": 4},
-    "tabular/gan": TINY | {"hidden": 32},
-    "tabular/diffusion": TINY | {"hidden": 32, "depth": 1},
-    "tabular/transformer": TINY | {"width": 16, "depth": 1, "heads": 2},
-    "tabular/made": TINY,
-    "sdv/ctgan": {"epochs": 1},
-    "sdv/tvae": {"epochs": 1},
+NEURAL = [name for name in each() if issubclass(get(name.values[0]), Descending)]
+CASES = [
+    pytest.param(*name.values, kind, marks=name.marks) for modality in MODALITIES for name in each(modality) for kind in KINDS[modality]
+]
+GIVEN = {  # the kind of data, a value of each of some columns, and another value of the first
+    "tabular": ("everything", {"word": "green", "flag": True}, "blue"),
+    "image": ("labelled", {"label": "7"}, "1"),
+    "text": ("labelled", {"module": "os"}, "socket"),
+    "multimodal": ("labelled", {"count": "2"}, "1"),
 }
-ENOUGH = {  # what it takes to learn a joint of a few hundred rows
-    "tabular/rbm": {"training": {"steps": 400, "batch": 64, "lr": 1e-2}, "hidden": 32, "bins": 16},
-    "tabular/autoencoder": {"training": {"steps": 400, "batch": 64, "lr": 5e-3}, "hidden": 64, "latent": 4},
-    "tabular/transformer": {"training": {"steps": 300, "batch": 64, "lr": 5e-3, "patience": 0}, "width": 32},
-    "tabular/gan": {"training": {"steps": 600, "batch": 128, "lr": 2e-3}, "hidden": 64, "depth": 2},
-    "tabular/vae": {"training": {"steps": 500, "batch": 64, "lr": 5e-3}, "hidden": 64, "depth": 2, "modes": 16, "warm_up": 100},
-    "tabular/diffusion": {"training": {"steps": 300, "batch": 64}, "hidden": 64, "depth": 2},
-    "sdv/ctgan": {"epochs": 1},
-    "sdv/tvae": {"epochs": 100},
-}
-NEURAL = [name for name in names("tabular") if issubclass(get(name), Descending)]
-PUBLISHABLE = [name for name in names("tabular") if get(name).publishable]
-# marginal is the floor, copy the cheat; on so few rows SDV's CTGAN takes one step an epoch and learns nothing in the time of a test
-LEARNERS = [name for name in names("tabular") if name not in ("tabular/marginal", "tabular/copy", "sdv/ctgan")]
 
 
-def dataset(table: pa.Table, target: str | None = None, kinds: dict | None = None) -> Dataset:
-    return Dataset.of(table, Schema.infer(table, target=target, kinds=kinds))
-
-
-@cache
-def penguins():
-    """Real rows with nulls, categories, quantities and a column of few whole numbers."""
-    source = read("penguins")
-    return split(dataset(source.table, source.target), seed=0)
-
-
-@cache
-def everything() -> Dataset:
-    """Every kind of column and type, with nulls; two planted people who stand out."""
-    rng = np.random.default_rng(0)
-    n = 400
-    group = rng.integers(3, size=n)
-    amount = np.round(rng.lognormal(3, 1, n), 2)
-    amount[0], amount[1] = 987654.32, 0.0123456
-    word = np.array(["red", "green", "blue"])[group].astype(object)
-    word[:2] = "Rumpelstilzchen"
-    moment = [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(minutes=int(m)) for m in rng.integers(500_000, size=n)]
-    hole = rng.random(n) < 0.25
-    columns = {
-        "key": pa.array([f"K-{i:05d}" for i in rng.choice(100_000, n, replace=False)]),
-        "word": pa.array(word.tolist()),
-        "flag": pa.array((rng.random(n) < 0.3).tolist(), mask=rng.random(n) < 0.1),
-        "amount": pa.array(amount),
-        "height": pa.array((group + rng.normal(size=n)).astype(np.float32), mask=hole),
-        "count": pa.array(rng.poisson(200 * (group + 1)), pa.int16()),
-        "price": pa.array([Decimal(int(v)) / 100 for v in rng.integers(100, 99999, size=n)], pa.decimal128(9, 2)),
-        "day": pa.array(
-            [date(2020, 1, 1) + timedelta(days=int(d)) for d in rng.integers(2000, size=n)], pa.date32(), mask=rng.random(n) < 0.2
-        ),
-        "moment": pa.array(moment, pa.timestamp("us", "Europe/Madrid")),
-    }
-    return dataset(pa.table(columns), "word")
-
-
-@cache
-def fitted(name: str) -> Fitted:
-    """Each generator, barely trained, on the table of everything."""
-    return make(name, SMALL.get(name, {})).fit(everything(), seed=0)
-
-
-@cache
-def learnt(name: str) -> Dataset:
-    """As many rows as there are penguins to learn from, by a generator that was trained enough."""
-    return make(name, ENOUGH.get(name, {})).fit(penguins().train, seed=0).sample(len(penguins().train), seed=0)
-
-
-def accuracy(train: Dataset, test: Dataset) -> float:
-    """A judge's balanced accuracy on real rows."""
-    from sklearn.ensemble import ExtraTreesClassifier
-    from sklearn.metrics import balanced_accuracy_score
-
-    frame = [part.table.to_pandas() for part in (train, test)]
-    y = [part.pop("species") for part in frame]
-    x = [
-        part.assign(island=part["island"].astype(str).map(hash_word), sex=part["sex"].astype(str).map(hash_word)).fillna(-1)
-        for part in frame
-    ]
-    return float(balanced_accuracy_score(y[1], ExtraTreesClassifier(100, random_state=0).fit(x[0], y[0]).predict(x[1])))
-
-
-def hash_word(word: str) -> int:
-    return sum(ord(letter) for letter in word)
-
-
-@pytest.mark.parametrize("name", names("tabular"))
-def test_length_and_schema_are_as_asked(name):
-    for n in (1, 70):
-        made = fitted(name).sample(n, seed=1)
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_length_and_schema_are_as_asked(name, kind):
+    data = data_of(name, kind)
+    for n in (1, 20):
+        made = drawn(name, n, kind, seed=1)
         assert len(made) == n
-        assert made.schema == everything().schema
-        assert made.table.schema.equals(everything().table.schema)
+        assert made.schema == data.schema
+        assert made.table.schema.equals(data.table.schema, check_metadata=True)
+        for c in data.schema.columns:
+            if c.kind in ("image", "mask"):
+                assert pixels(made.table[c.name]).shape == (n, *c.size)
+            if c.kind == "mask":
+                assert set(np.unique(pixels(made.table[c.name])).astype(str)) <= set(c.categories)
+            if c.kind == "text":
+                assert all(text.strip() for text in made.table[c.name].to_pylist())
 
 
-@pytest.mark.parametrize("name", names("tabular"))
-def test_the_seed_decides_the_sample(name):
-    model = fitted(name)
-    assert model.sample(60, seed=1).table.equals(model.sample(60, seed=1).table)
-    assert not model.sample(60, seed=1).table.equals(model.sample(60, seed=2).table)
-
-
-@pytest.mark.parametrize("name", names("tabular"))
-def test_the_seed_decides_the_model(name):
-    again = make(name, SMALL.get(name, {})).fit(everything(), seed=0)
-    assert again.sample(60, seed=1).table.equals(fitted(name).sample(60, seed=1).table)
-
-
-@pytest.mark.parametrize("name", names("tabular"))
-def test_a_saved_model_samples_the_same_rows(name, tmp_path):
-    fitted(name).save(tmp_path)
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_the_seed_decides_the_sample_of_a_model_and_of_a_saved_one(name, kind, tmp_path):
+    made = drawn(name, 20, kind, seed=1).table
+    assert made.equals(drawn(name, 20, kind, seed=1).table)
+    assert not made.equals(drawn(name, 20, kind, seed=2).table)
+    fitted(name, kind).save(tmp_path)
     loaded = Fitted.load(tmp_path)
     assert name_of(type(loaded.generator)) == name
-    assert loaded.generator == fitted(name).generator
-    assert loaded.sample(60, seed=1).table.equals(fitted(name).sample(60, seed=1).table)
+    assert loaded.generator == fitted(name, kind).generator
+    assert made.equals(drawn(name, 20, kind, loaded, seed=1).table)
+
+
+def same_weights(a: Fitted, b: Fitted) -> bool:
+    ours, theirs = a.net.state_dict(), b.net.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
+
+
+@pytest.mark.parametrize("name", each())
+def test_the_seed_decides_the_model(name):
+    again = fit(name)
+    assert not issubclass(get(name), Descending) or same_weights(again, fitted(name))
+    assert drawn(name, 20, model=again, seed=1).table.equals(drawn(name, 20, seed=1).table)
 
 
 class KilledError(Exception):
@@ -159,81 +81,83 @@ class KilledError(Exception):
 @pytest.mark.parametrize("name", NEURAL)
 def test_a_resumed_run_is_the_same_run(name, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    recipe = make(name, SMALL.get(name, {}))
-    whole = recipe.fit(everything(), seed=3)
+
+    told, seen = [], []
 
     def kill(done, total, words):
-        if done == 20:
+        told.append(done)
+        if len(told) == 2:
             raise KilledError
 
     with pytest.raises(KilledError):
-        recipe.fit(everything(), seed=3, folder=tmp_path, progress=kill)
-    seen = []
-    resumed = recipe.fit(everything(), seed=3, folder=tmp_path, progress=lambda done, total, words: seen.append(done))
-    assert min(seen) > 10, "it began again"
-    for key, tensor in whole.net.state_dict().items():
-        assert torch.equal(tensor, resumed.net.state_dict()[key]), key
-    assert whole.log["loss"] == resumed.log["loss"]
+        fit(name, folder=tmp_path, progress=kill)
+    resumed = fit(name, folder=tmp_path, progress=lambda done, total, words: seen.append(done))
+    assert seen[0] > told[0], "it began again"
+    assert same_weights(resumed, fitted(name))
+    assert resumed.log["loss"] == fitted(name).log["loss"]
 
 
-@pytest.mark.parametrize("name", names("tabular"))
+@pytest.mark.parametrize("name", each())
 def test_fit_leaves_its_input_alone(name):
     fitted(name)
-    assert everything().table.equals(everything.__wrapped__().table)
+    fresh = KINDS[modality_of(name)][first(name)].__wrapped__
+    assert data_of(name).table.equals(fresh().table)
 
 
-@pytest.mark.parametrize("name", names("tabular"))
+@pytest.mark.parametrize("name", each())
 def test_it_refuses_what_its_codec_cannot_read(name):
-    table = penguins().train.table
-    words = [f"a sentence with number {i} in it" for i in range(len(table))]
-    image = image_column([np.zeros((1, 4, 4), dtype=np.uint8)] * len(table))
-    data = dataset(
-        table.append_column("remark", pa.array(words)).append_column("photo", image), "sex", {"remark": "text", "photo": "image"}
-    )
-    with pytest.raises(BadInput, match=r"'remark'.*'photo'"):
+    table = everything().table
+    if modality_of(name) == "tabular":
+        words = pa.array([f"a sentence with number {i} in it" for i in range(len(table))])
+        image = column([np.zeros((1, 4, 4), dtype=np.uint8)] * len(table))
+        data = dataset(table.append_column("remark", words).append_column("photo", image), "flag", {"remark": "text", "photo": "image"})
+        why = r"'remark'.*'photo'"
+    else:
+        data, why = everything(), {"image": "image", "text": "text", "multimodal": "one image, one text"}[modality_of(name)]
+    with pytest.raises(BadInput, match=why):
         make(name, SMALL.get(name, {})).fit(data)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_it_beats_the_floor(name):
-    floor = np.mean([accuracy(make("tabular/marginal", {}).fit(penguins().train).sample(275, seed=s), penguins().test) for s in range(3)])
-    assert floor < 0.5
-    assert accuracy(learnt(name), penguins().test) > max(0.6, floor + 0.15)
-
-
-def copies(made: Dataset, train: Dataset) -> float:
-    """The share of rows that also stand in the training table."""
-    known = {tuple(row.values()) for row in train.table.to_pylist()}
-    return float(np.mean([tuple(row.values()) in known for row in made.table.to_pylist()]))
-
-
-@pytest.mark.parametrize("name", [n for n in names("tabular") if n != "tabular/copy"])
-def test_exact_copies_are_as_rare_as_among_real_rows(name):
-    assert copies(learnt(name), penguins().train) <= copies(penguins().test, penguins().train) + 0.02
-
-
-def test_the_copier_is_caught():
-    assert copies(learnt("tabular/copy"), penguins().train) == 1
-
-
-@pytest.mark.parametrize("name", names("tabular"))
+@pytest.mark.parametrize("name", each())
 def test_given_fixes_columns(name):
-    made = fitted(name).sample(40, seed=0, given={"word": "green", "flag": True})
+    kind, given, other = GIVEN[modality_of(name)]
+    made = drawn(name, 40, kind, seed=0, given=given)
     assert len(made) == 40
-    assert set(made.table["word"].to_pylist()) == {"green"}
-    assert set(made.table["flag"].to_pylist()) == {True}
-    with pytest.raises(BadInput, match="wrod"):
-        fitted(name).sample(1, given={"wrod": "green"})
-    with pytest.raises(BadInput, match="word"):
-        fitted(name).sample(1, given={"word": "mauve"})
+    assert all(set(made.table[key].to_pylist()) == {value} for key, value in given.items())
+    key, value = next(iter(given.items()))
+    made = drawn(name, 25, kind, seed=0, where=f"{key} in ('{value}', '{other}')")
+    assert set(made.table[key].to_pylist()) <= {value, other}
+    with pytest.raises(BadInput, match=key[::-1]):
+        drawn(name, 1, kind, given={key[::-1]: value})
+    with pytest.raises(BadInput, match="mauve"):
+        drawn(name, 1, kind, given={key: "mauve"})
 
 
-@pytest.mark.parametrize("name", names("tabular"))
+@pytest.mark.parametrize("name", each())
+def test_chunks_are_the_sample(name, monkeypatch):
+    model = fitted(name)
+    monkeypatch.setattr(module, "CELLS", 20 * model.codec.cells)
+    parts = list(model.stream(50, seed=5, of=read(name)))
+    assert [len(part) for part in parts] == [20, 20, 10]
+    whole = pa.concat_tables([p.table for p in parts]).combine_chunks()
+    assert whole.equals(drawn(name, 50, seed=5).table)
+    keys = [c.name for c in model.schema.columns if c.kind == "id"]
+    assert not get(name).publishable or all(len(set(whole[key].to_pylist())) == 50 for key in keys)
+
+
+@pytest.mark.parametrize("name", each("text", "multimodal"))
+def test_no_row_repeats_the_words_of_one_to_avoid(name):
+    made, columns = drawn(name, 40, seed=3, avoid=data_of(name)), [c for c in data_of(name).schema.columns if c.kind == "text"]
+    assert not np.isin(keys(made.table, columns), keys(data_of(name).table, columns)).any()
+
+
+@pytest.mark.parametrize("name", each())
 def test_a_file_that_was_changed_is_refused(name, tmp_path):
     fitted(name).save(tmp_path)
     weights, text = (tmp_path / "model.safetensors").read_bytes(), (tmp_path / "model.json").read_text()
     model = json.loads(text)
-    first = next(iter(load_file(tmp_path / "model.safetensors")))
+    tensors = load_file(tmp_path / "model.safetensors")
+    largest = max(tensors, key=lambda key: tensors[key].numel())
 
     def broken(new_text: str | None, new_weights: bytes | None):
         for path, content in (("model.json", new_text and new_text.encode()), ("model.safetensors", new_weights)):
@@ -253,71 +177,24 @@ def test_a_file_that_was_changed_is_refused(name, tmp_path):
     broken(json.dumps([]), weights)
     broken(json.dumps(model | {"generator": {"name": "os.system", "parameters": {}}}), weights)
     broken(json.dumps(model | {"codec": {}}), weights)
-    tensors = load_file_from(weights, tmp_path)
-    save_file({k: t for k, t in tensors.items() if k != first}, tmp_path / "fewer.safetensors")
-    import hashlib
-
+    save_file({k: t for k, t in tensors.items() if k != largest}, tmp_path / "fewer.safetensors")
     fewer = (tmp_path / "fewer.safetensors").read_bytes()
     broken(json.dumps(model | {"sha256": hashlib.sha256(fewer).hexdigest()}), fewer)
 
 
-def load_file_from(weights: bytes, folder):
-    (folder / "copy.safetensors").write_bytes(weights)
-    return load_file(folder / "copy.safetensors")
-
-
-@pytest.mark.parametrize("name", PUBLISHABLE)
-def test_a_model_file_holds_no_training_row(name, tmp_path):
+@pytest.mark.parametrize("name", each("image", "multimodal"))
+def test_a_model_file_holds_no_training_image(name, tmp_path):
     fitted(name).save(tmp_path)
-    whole = (tmp_path / "model.safetensors").read_bytes() + (tmp_path / "model.json").read_bytes()
-    for word in ("Rumpelstilzchen", "987654", "0.0123456", everything().table["key"][0].as_py()):
-        assert word.encode() not in whole
-    people = len(everything())
+    data = read(name)
+    rows = [pixels(data.table[c.name]).reshape(len(data), -1) for c in data.schema.columns if c.kind in ("image", "style")]
+    rows = standard(torch.from_numpy(np.concatenate(rows)).double())
+    size = rows.shape[1]
     for key, tensor in load_file(tmp_path / "model.safetensors").items():
-        numbers = tensor.double().flatten()
-        assert not torch.isclose(numbers, torch.tensor(987654.32, dtype=torch.float64), rtol=1e-4).any(), key
-        assert not (numbers - 0.0123456).abs().lt(1e-7).any(), key
-        assert people not in tensor.shape, f"{key} has an entry a row"
+        assert len(data) not in tensor.shape, f"{key} has an entry an image"
+        values = tensor.double().flatten()
+        if len(values) >= size and len(values) % size == 0:  # correlation with every image: scale and shift do not hide it
+            assert (standard(values.view(-1, size)) @ rows.T / (size - 1)).max() < 0.995, key
 
 
-@pytest.mark.parametrize("name", PUBLISHABLE)
-def test_no_row_gives_the_planted_people_away(name):
-    made = fitted(name).sample(5000, seed=0).table
-    assert "Rumpelstilzchen" not in set(made["word"].to_pylist())
-    assert 987654.32 not in set(made["amount"].to_pylist())
-    assert not set(made["key"].to_pylist()) - {f"K-{i:05d}" for i in range(100_000)}
-    assert len(set(made["key"].to_pylist())) == len(made)
-
-
-@pytest.mark.parametrize("name", ["tabular/marginal", "tabular/gmm", "tabular/made", "tabular/diffusion", "tabular/vae"])
-def test_values_keep_their_grid_and_nulls_their_share(name):
-    made, real = fitted(name).sample(4000, seed=0).table, everything().table
-    for column in real.column_names:
-        share, expected = (t[column].null_count / len(t) for t in (made, real))
-        assert abs(share - expected) < 0.15, column
-        assert (share > 0) == (expected > 0), column
-    numbers = made["amount"].to_numpy()
-    assert np.allclose(numbers, np.round(numbers, 7))
-    assert all(value == round(value, 2) for value in made["price"].to_pylist())
-    assert made["moment"].type == pa.timestamp("us", "Europe/Madrid")
-    assert all(m.second == m.microsecond == 0 for m in made["moment"].to_pylist())
-
-
-@pytest.mark.parametrize("name", names("tabular"))
-def test_tables_of_one_kind_of_column(name):
-    rng = np.random.default_rng(0)
-    quantities = pa.table({"a": rng.normal(size=100), "b": rng.normal(size=100)})
-    words = pa.table({"a": rng.choice(["x", "y"], 100), "b": rng.choice(["u", "v", "w"], 100)})
-    for table in (quantities, words):
-        assert len(make(name, SMALL.get(name, {})).fit(dataset(table), seed=0).sample(10)) == 10
-
-
-@pytest.mark.parametrize("name", names("tabular"))
-def test_chunks_are_the_sample(name, monkeypatch):
-    from generators import fitted as module
-
-    monkeypatch.setattr(module, "CELLS", 40 * len(everything().schema.columns))
-    parts = list(fitted(name).stream(100, seed=5))
-    assert [len(part) for part in parts] == [40, 40, 20]
-    assert pa.concat_tables([p.table for p in parts]).combine_chunks().equals(fitted(name).sample(100, seed=5).table)
-    assert len(set(pa.concat_tables([p.table for p in parts])["key"].to_pylist())) == 100 or not get(name).publishable
+def standard(rows: torch.Tensor) -> torch.Tensor:
+    return (rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True).clamp(min=1e-9)

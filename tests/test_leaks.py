@@ -17,7 +17,7 @@ from data.sources import read
 from data.split import split
 from evaluators import leaks
 from evaluators.quality import suite
-from flows import publishing
+from flows import pipeline, publishing
 from flows.job import Job
 from generators.registry import make
 
@@ -71,7 +71,7 @@ def order(source: str, generator, **more) -> Job:
 def test_canaries_of_a_table_are_nowhere(tmp_path, capfd):
     csv.write_csv(people(), "birds.csv")
     assert found_in((tmp_path / "birds.csv").read_bytes()) == WORDS
-    outcome = publishing.synthesize(order("birds.csv", {"name": "tabular/made", "training": {"steps": 60}}, target="rich", rows=3000))
+    outcome = pipeline.synthesize(order("birds.csv", {"name": "tabular/made", "training": {"steps": 60}}, target="rich", rows=3000))
     assert outcome.passed, outcome.manifest["reasons"]
     assert [g["passed"] for g in outcome.manifest["gates"] if g["name"] == "files"] == [True]
     said = json.dumps(suite(Schema.from_json(outcome.manifest["schema"]))).encode() + "".join(capfd.readouterr()).encode()
@@ -82,7 +82,7 @@ def test_canaries_of_a_table_are_nowhere(tmp_path, capfd):
 def test_without_the_protection_of_rare_values_nothing_is_published(tmp_path, monkeypatch):
     csv.write_csv(people(), "birds.csv")
     monkeypatch.setattr("generators.codecs.columns.RARE", 1)
-    outcome = publishing.synthesize(order("birds.csv", "tabular/marginal", target="rich"))
+    outcome = pipeline.synthesize(order("birds.csv", "tabular/marginal", target="rich"))
     assert any(reason.startswith("files is") for reason in outcome.manifest["reasons"])
     assert not list((tmp_path / "out").glob("birds/v*"))
     why = next(g["why"] for g in outcome.manifest["gates"] if g["name"] == "files")

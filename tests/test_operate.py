@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from data.errors import BadInput
-from data.releases import latest, open_release, publish, releases, retire, rollback, staging, write_rows
+from data.releases import latest, open_release, publish, releases, retire, rollback, staging
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 from flows import folders
 from flows.cli import main

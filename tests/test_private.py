@@ -278,27 +278,27 @@ def job(source, **more):
 def test_a_job_spends_once_tells_what_it_spent_and_stops_before_the_fit(quick, tmp_path, monkeypatch):
     import pyarrow.csv as csv
 
-    from flows import planning, publishing
+    from flows import pipeline, planning
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALFAR_HOME", str(tmp_path / "home"))
     csv.write_csv(table().table, "shop.csv")
-    one = publishing.synthesize(job("shop.csv", epsilon=2.0, epsilon_budget=3.0))
+    one = pipeline.synthesize(job("shop.csv", epsilon=2.0, epsilon_budget=3.0))
     assert one.passed, one.manifest["reasons"]
     assert one.manifest["privacy"]["ledger"] == {"epsilon": 2.0, "delta": one.manifest["privacy"]["delta"], "fits": 1, "budget": 3.0}
     assert "reference" not in one.manifest  # shares of real rows without noise
     for file in ("README.md", "report.html"):
         assert "Differential privacy" in (one.folder / file).read_text()
-    more = publishing.synthesize(job("shop.csv", epsilon=2.0, epsilon_budget=3.0, rows=50))  # the same fit: other rows
+    more = pipeline.synthesize(job("shop.csv", epsilon=2.0, epsilon_budget=3.0, rows=50))  # the same fit: other rows
     assert more.manifest["privacy"]["ledger"]["epsilon"] == 2.0
     begun = []
     monkeypatch.setattr(type(planning.generator_of(job("shop.csv"), table().schema)), "build", lambda *a: begun.append(1))
     with pytest.raises(BadInput, match="budget of 3"):
-        publishing.synthesize(job("shop.csv", epsilon=2.0, epsilon_budget=3.0, seed=1))
+        pipeline.synthesize(job("shop.csv", epsilon=2.0, epsilon_budget=3.0, seed=1))
     assert not begun
     assert len(json.loads((tmp_path / "out" / ledger.FILE).read_text())["fits"]) == 1
     with pytest.raises(AttributeError):  # a fit that began and failed is spent
-        publishing.synthesize(job("shop.csv", epsilon=0.5, epsilon_budget=3.0, seed=1))
+        pipeline.synthesize(job("shop.csv", epsilon=0.5, epsilon_budget=3.0, seed=1))
     assert len(json.loads((tmp_path / "out" / ledger.FILE).read_text())["fits"]) == 2
 
 

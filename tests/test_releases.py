@@ -28,7 +28,8 @@ from PIL import Image
 
 from data.arrow import IMAGE_TYPE
 from data.errors import BadInput
-from data.releases import open_release, publish, quarantine, releases, staging, sweep, write_rows
+from data.releases import open_release, publish, quarantine, releases, staging, sweep
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 
 HERE = Path(__file__).parent.parent
@@ -125,7 +126,7 @@ def test_memory_does_not_grow_with_rows(tmp_path):
 import resource, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
-from data.releases import write_rows
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 table = pa.table({f'x{i}': np.random.default_rng(i).normal(size=50_000) for i in range(10)})
 data = Dataset.of(table, Schema.infer(table))
@@ -211,7 +212,8 @@ import sys
 from datetime import UTC, datetime
 from itertools import count, islice
 import pyarrow as pa
-from data.releases import publish, staging, write_rows
+from data.releases import publish, staging
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 table = pa.table({"n": [i * 0.37 for i in range(3000)], "k": list(range(3000))})
 data = Dataset.of(table, Schema.infer(table, target="n"))

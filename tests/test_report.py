@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from evaluators.report import Scale, bars, clean, curve, heat, histogram, num, render, render_leaderboard, scale
+from evaluators.charts import Scale, bars, curve, heat, histogram, scale
+from evaluators.report import render, render_leaderboard
+from evaluators.values import clean, num
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -20,13 +20,15 @@ import pytest
 from data import releases as store
 from data import sources, stores
 from data.errors import BadInput
-from data.releases import latest, open_release, publish, quarantine, releases, retire, rollback, staging, sweep, write_rows
+from data.releases import latest, open_release, publish, quarantine, releases, retire, rollback, staging, sweep
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 from data.stores import Remote, place
 from flows import publishing
 from flows.cli import main
 from flows.job import Job
-from flows.publishing import Asked, resample, synthesize
+from flows.pipeline import synthesize
+from flows.publishing import Asked, resample
 
 AT = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 HERE = Path(__file__).parent.parent

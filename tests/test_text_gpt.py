@@ -157,12 +157,12 @@ def test_draws_follow_the_likelihood():
     assert error.abs()[p > 0.003].max() < 4.5
 
 
-def test_classify_is_bayes_on_the_likelihood():
+def test_the_posterior_is_bayes_on_the_likelihood():
     made = net()
-    found = GPT().classify(made, ROWS)
-    assert torch.allclose(found.exp().sum(1), torch.ones(3), atol=1e-5)
+    found = GPT().posterior(made, ROWS)
+    assert torch.allclose(found.sum(1), torch.ones(3), atol=1e-5)
     joint = torch.stack([GPT().log_prob(made, (ROWS, torch.full_like(Y, k))) for k in range(3)], dim=1)
-    assert torch.allclose(found, joint.log_softmax(1), atol=1e-4)
+    assert torch.allclose(found, joint.softmax(1), atol=1e-5)
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -186,7 +186,7 @@ def test_answers_keep_what_was_asked(back):
 def test_rows_are_kept_whose_label_the_net_would_name():
     made, labels, rng = net(), torch.arange(300) % 3, torch.Generator().manual_seed(0)
     drawn = [GPT(candidates=candidates).draw(made, labels, rng) for candidates in (1, 8)]
-    share = [(GPT().classify(made, tokens).argmax(1) == labels).float().mean().item() for tokens in drawn]
+    share = [(GPT().posterior(made, tokens).argmax(1) == labels).float().mean().item() for tokens in drawn]
     assert share[1] > share[0] + 0.1
 
 
@@ -237,7 +237,7 @@ def test_what_rows_say_is_learnt():
     real = set(zip(*(sentences().table[name].to_pylist() for name in ("text", "when")), strict=True))
     assert np.mean([pair in real for pair in zip(made.table["text"].to_pylist(), made.table["when"].to_pylist(), strict=True)]) > 0.95
     rows = model.codec.encode(sentences(), np.random.default_rng(0))
-    assert (model.generator.classify(model.net, rows[0]).argmax(1) == rows[1]).all()
+    assert (model.generator.posterior(model.net, rows[0]).argmax(1) == rows[1]).all()
 
 
 def test_ngram_probabilities_sum_to_one():

@@ -15,15 +15,17 @@ from torch import nn
 
 from data.schema import Dataset, Schema, Split
 from data.texts import words
+from evaluators.charts import answers, growth
 from evaluators.inspect import inspect
 from evaluators.learning import learning
 from evaluators.privacy import privacy
-from evaluators.report import answers, growth, render, render_leaderboard
+from evaluators.report import render, render_leaderboard
 from evaluators.samples import FOLDED, MOST, folded, samples
 from evaluators.wording import wording
 from flows import stages
 from flows.job import Job
-from flows.publishing import Asked, resample, synthesize
+from flows.pipeline import synthesize
+from flows.publishing import Asked, resample
 from generators import registry
 from generators.base import Labelled
 from generators.codecs.text import EOS, FIRST, TextCodec

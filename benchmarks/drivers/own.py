@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch  # noqa: F401
 from common import run
 
-from data.releases import write_rows
+from data.rows import write_rows
 from data.schema import Dataset, Schema
 from generators.registry import get, make
 

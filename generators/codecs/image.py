@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.errors import BadInput
-from data.images import column, pixels
+from data.images import column, measures, pixels
 from data.schema import Column, Dataset, Schema
 from generators.base import Rows
 from generators.codecs.labels import LabelCodec
@@ -70,6 +70,10 @@ class ImageCodec(LabelCodec):
 
     def encode(self, data: Dataset, rng: np.random.Generator) -> Rows:
         x = torch.from_numpy(pixels(data.table[self.image.name]))
+        if self.image.size and len(x) and x.shape[1:] != self.image.size:
+            raise BadInput(
+                f"images {self.image.name!r} are {measures(tuple(x.shape[1:]))}, not {measures(self.image.size)}: bring them to that size"
+            )
         if self.mask:
             values = torch.tensor([int(value) for value in self.mask.categories], dtype=torch.uint8)
             mask = torch.from_numpy(pixels(data.table[self.mask.name]))

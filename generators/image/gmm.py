@@ -25,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from generators.base import Labelled, Rows, Run
+from generators.base import Naming, Rows, Run
 from generators.codecs.image import ImageCodec
 from generators.nets.mixture import Mixtures
 from generators.nets.tone import Tone
@@ -74,7 +74,7 @@ class Axes(nn.Module):
 
 
 @dataclass(frozen=True)
-class GMM(Labelled):
+class GMM(Naming):
     """`axes` and at most `components` a label; `floor` on the variance along an axis, in mean variances. With `augment` it learns from
     up to `COPIES` of each image, warped by so much (generators/nets/warp.py), and draws are warped as much: for few images of what may
     be turned and moved a little."""

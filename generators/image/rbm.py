@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.base import Descending, Rows, Run, Unfolding
+from generators.base import Descending, Naming, Rows, Run, Unfolding
 from generators.codecs.image import ImageCodec
 from generators.nets.harmonium import Harmonium, Units, log_2_cosh
 from generators.nets.mlp import drawn
@@ -108,7 +108,7 @@ class Machine(Harmonium):
 
 
 @dataclass(frozen=True)
-class RBM(Descending, Unfolding):
+class RBM(Descending, Unfolding, Naming):
     """`hidden` units; fantasies that start from the rows, or are `persistent`: `chains` of them; `k` rounds of Gibbs sampling a step, and
     `rounds` for a draw, half of them on the way up."""
 

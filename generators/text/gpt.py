@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from data.errors import BadInput
-from generators.base import Answering, Neural, Rows
+from generators.base import Answering, Naming, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, PAD, SEP, TextCodec
 from generators.nets.words import chosen
 from generators.text.sequences import SequenceNet
@@ -36,7 +36,7 @@ CHOSEN = 128  # rows of a label that are chosen together
 
 
 @dataclass(frozen=True)
-class GPT(Neural, Answering):
+class GPT(Neural, Answering, Naming):
     """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `top_p`; how many rows of a label are
     drawn for each that is kept: `candidates`. A label counts as much as `emphasis` tokens where it is to be named.
     """
@@ -80,14 +80,14 @@ class GPT(Neural, Answering):
         parts = zip(rows[0].split(GROUP), rows[1].split(GROUP), strict=True)
         return -torch.cat([net.surprise(net.sequences(tokens, y, False)).sum(1) for tokens, y in parts])  # (1)
 
-    def classify(self, net: SequenceNet, tokens: Tensor) -> Tensor:
-        """log p(y | x), float [n, L], of rows' texts int64 [n, T]."""
-        found = torch.empty(len(tokens), net.labels)
-        for group in (tokens != PAD).sum(1).argsort().split(8 * GROUP):
-            end = (tokens[group] == EOS).long().argmax(1)
-            h = net(net.sequences(tokens[group], torch.zeros_like(end), False)[:, : int(end.max()) + 1])
+    def posterior(self, net: SequenceNet, x: Tensor) -> Tensor:
+        """p(y | x), float [n, L], of rows' texts int64 [n, T]."""
+        found = torch.empty(len(x), net.labels)
+        for group in (x != PAD).sum(1).argsort().split(8 * GROUP):
+            end = (x[group] == EOS).long().argmax(1)
+            h = net(net.sequences(x[group], torch.zeros_like(end), False)[:, : int(end.max()) + 1])
             logits = torch.nn.functional.linear(h[torch.arange(len(group)), end], net.embed.weight[net.size :], net.bias[net.size :])
-            found[group] = logits.log_softmax(1)  # (4)
+            found[group] = logits.softmax(1)  # (4)
         return found
 
     def draw(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
@@ -95,7 +95,7 @@ class GPT(Neural, Answering):
             return self.once(net, labels, rng)
         several, n = labels.repeat(self.candidates), len(labels)
         tokens = self.once(net, several, rng)
-        named = self.classify(net, tokens).argmax(1) == several
+        named = self.posterior(net, tokens).argmax(1) == several
         found = tokens[:n].clone()
         for label in labels.unique():
             for rows in (labels == label).nonzero()[:, 0].split(CHOSEN):
