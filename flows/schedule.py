@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,5 +42,6 @@ def serve(jobs: dict[str, Job]) -> None:
             )
             for name, job in jobs.items()
         ]
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a run that SIGTERM ends leaves a connection, of which it would say a page
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # SIGTERM ends Prefect's runner in the middle of a connection,
+        warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # and without awaiting its own end
         serve_(*deployments, pause_on_shutdown=True, print_starting_message=False, query_seconds=CHECK_SECONDS)
