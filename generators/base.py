@@ -238,7 +238,9 @@ class Descending(Generator):
             if trial.log["training_seconds"] > SHOWN:
                 break
         seconds = trial.log["step_seconds"]
-        wanted = planned(fitting(self.training, len(data)), len(data))
+        some = Layout.of(data.schema).forward(data.take(np.arange(min(len(data), max(DRAWN)))))
+        real = trial.codec.encode(some, np.random.default_rng(0))
+        wanted = planned(fitting(self.training, len(data), real[0][0].numel()), len(data))
         steps = wanted if minutes is None else max(1, min(wanted, int(SHARE * 60 * minutes / seconds)))
         pool = trial.pool(data, 0)
         for drawn in DRAWN:
@@ -253,8 +255,6 @@ class Descending(Generator):
             row = (time.perf_counter() - began) / drawn
             if row * drawn > SHOWN:
                 break
-        some = Layout.of(data.schema).forward(data.take(np.arange(min(len(data), max(DRAWN)))))
-        real = trial.codec.encode(some, np.random.default_rng(0))
         row *= trial.codec.filled(real) / trial.codec.filled(rows)  # a net that learnt for a few steps knows no lengths
         around = trial.log["other_seconds"] + (looking(minutes) if minutes is not None else 0.0)
         return Forecast(steps, wanted, (around + steps * seconds) / 60, row)

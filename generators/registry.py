@@ -38,6 +38,7 @@ GENERATORS = {
     "image/pixelrnn": "generators.image.pixelrnn:PixelRNN",
     "image/diffusion": "generators.image.diffusion:Diffusion",
     "text/ngram": "generators.text.ngram:Ngram",
+    "text/unigram": "generators.text.unigram:Unigram",
     "text/gpt": "generators.text.gpt:GPT",
     "text/transformer": "generators.text.transformer:Transformer",
     "text/vae": "generators.text.vae:VAE",

@@ -35,7 +35,8 @@ Loss = Callable[[Any, tuple[Tensor, ...], str], Tensor]
 
 @dataclass(frozen=True)
 class Training:
-    """How to descend. `steps` None means as many as `epochs` passes over the rows take, but at least `least_steps`.
+    """How to descend. `steps` None means as many as `epochs` passes over the rows take, but at least `least_steps`, and at least
+    `root_steps` times the root of the numbers that a row has: a picture of twice the side takes twice as many.
 
     `batch` and `lr` are for a large table: a small one gets at least sixteen batches a pass, and a rate lower by the root of the batch.
     `weight_decay` is for 30,000 rows: a prior weighs more when fewer rows speak against it, so it grows as rows get fewer, up to
@@ -49,6 +50,7 @@ class Training:
     steps: int | None = None
     epochs: float = 30.0
     least_steps: int = 300
+    root_steps: float = 0.0
     batch: int = 256
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
@@ -210,7 +212,7 @@ def train(
     training = replace(training, patience=0) if privacy else training
     seen, held_out = hold_out(rows, training.patience > 0, seed)
     held_out = tuple(t.to(device) for t in held_out)
-    training = fitting(training, len(seen[0]))
+    training = fitting(training, len(seen[0]), seen[0][0].numel())
     checkpoint = folder / "checkpoint.safetensors" if folder else None
     total = planned(training, len(seen[0]))
     if minutes is not None and not (checkpoint and checkpoint.exists()):
@@ -343,11 +345,13 @@ def planned(training: Training, rows: int) -> int:
     return training.steps or max(training.least_steps, math.ceil(training.epochs * rows / training.batch))
 
 
-def fitting(training: Training, rows: int) -> Training:
-    """The recipe for this many rows: at least sixteen batches a pass, rate by the root of the batch, decay by the inverse of the rows."""
+def fitting(training: Training, rows: int, numbers: int) -> Training:
+    """The recipe for this many rows of so many numbers: at least sixteen batches a pass, at least so many steps as the numbers ask for,
+    rate by the root of the batch, decay by the inverse of the rows."""
     batch = min(training.batch, max(32, rows // 16))
     decay = training.weight_decay * min(20.0, TYPICAL / rows)
-    return replace(training, batch=batch, lr=training.lr * math.sqrt(batch / training.batch), weight_decay=decay)
+    least = max(training.least_steps, round(training.root_steps * math.sqrt(numbers)))
+    return replace(training, least_steps=least, batch=batch, lr=training.lr * math.sqrt(batch / training.batch), weight_decay=decay)
 
 
 def decayed(part: nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -4,14 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import BadInput
 from data.images import column, pixels
 from data.schema import Dataset, Schema
 from generators.codecs.image import signed
-from generators.image.diffusion import PATHS, Diffusion, ancestral, cosine, heun
+from generators.image.diffusion import PATHS, SHIFT, Diffusion, ancestral, cosine, heun
 from generators.nets.unet import UNet
+from generators.nets.warp import shifted
 from generators.registry import make
 from generators.train import Training
 
@@ -43,11 +45,13 @@ def gaussian(n: int) -> tuple[Tensor, Tensor]:
 class Known(nn.Module):
     """In place of the U-Net: the picture that the Gaussian's velocity, and `more`, lead to; remembers what it was asked."""
 
+    shift = 0.0
+
     def __init__(self, more: float = 0.0):
         super().__init__()
         self.more, self.x, self.t = more, torch.empty(0), torch.empty(0)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, by: None) -> Tensor:
         self.x, self.t = x, t
         time = t[:, None, None, None]
         return known(x, 1 - time, time) - time * self.more
@@ -160,9 +164,49 @@ def test_the_label_decides_the_picture_and_the_mask_comes_with_it():
         assert (mask[..., :3] == 0).mean() > 0.9
 
 
+def test_pictures_move_by_what_is_told_and_all_channels_alike():
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (200, 2, 16, 12), dtype=torch.uint8)
+    x[:, 1] = 255 - x[:, 0]
+    moved, by = shifted(x, 0.25)
+    assert torch.equal(moved[:, 1], 255 - moved[:, 0])
+    assert set(by[:, 0].tolist()) == set(range(-4, 5))
+    assert set(by[:, 1].tolist()) == set(range(-3, 4))
+    for before, after, (down, right) in zip(x, moved, by.tolist(), strict=True):
+        wide = F.pad(before[None].float(), (4, 4, 4, 4), mode="replicate")[0]  # the edge drawn out
+        assert torch.equal(after.float(), wide[:, 4 - down : 20 - down, 4 - right : 16 - right])
+
+
+def test_only_pairs_are_moved_unless_told_and_the_net_knows_by_how_much():
+    training = Training(steps=1, batch=16)
+
+    def shift(recipe: Diffusion, classes: int) -> float:
+        return recipe.fit(pictures(64, (1, 8, 8), classes), seed=0).net.shift
+
+    plain = Diffusion(width=8, hidden=16, training=training)
+    assert (shift(plain, 0), shift(plain, 2)) == (0, SHIFT)
+    fixed = Diffusion(width=8, hidden=16, shift=0.3, training=training)
+    assert (shift(fixed, 0), shift(fixed, 2)) == (0.3, 0.3)
+
+
+def test_pairs_that_are_moved_while_they_are_learnt_are_drawn_where_they_stood():
+    recipe = Diffusion(width=8, hidden=32, shift=0.25, training=Training(steps=300, batch=32, lr=4e-3, ema=0.99))
+    mask = pixels(recipe.fit(pictures(600, (1, 8, 8), classes=2), seed=0).sample(100, seed=0).table["mask"])
+    edge = np.repeat([0, 255], 4)
+    assert (mask == edge).mean() > 0.97  # moved by chance, one in seven places would differ
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_a_picture_of_twice_the_side_takes_twice_the_steps_as_forecast(side):
+    training = Training(epochs=0.1, least_steps=1, root_steps=0.5, batch=16)
+    recipe, data = Diffusion(width=8, hidden=16, steps=2, training=training), pictures(64, (1, side, side))
+    assert recipe.fit(data, seed=0).log["steps"] == side / 2
+    assert recipe.expected(data).wanted == side / 2
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 5), (1, 28, 28), (4, 33, 20), (3, 64, 64), (1, 1, 1)])
 def test_the_unet_takes_any_size_and_begins_at_zero(shape):
-    net = UNet(shape, labels=3, width=8, finest=16, levels=2, hidden=16)
+    net = UNet(shape, labels=3, width=8, finest=16, levels=2, hidden=16, shift=0.0)
     out = net(torch.randn(2, *shape), torch.rand(2), torch.tensor([0, 2]))
     assert out.shape == (2, *shape)
     assert (out == 0).all()
@@ -170,7 +214,7 @@ def test_the_unet_takes_any_size_and_begins_at_zero(shape):
 
 def test_every_pixel_hears_of_every_other_and_of_time_and_label():
     torch.manual_seed(0)
-    net = UNet((1, 40, 40), labels=3, width=8, finest=16, levels=2, hidden=16)
+    net = UNet((1, 40, 40), labels=3, width=8, finest=16, levels=2, hidden=16, shift=0.0)
     for weights in net.parameters():
         nn.init.normal_(weights, std=0.2)
     x, t, y = torch.randn(1, 1, 40, 40, requires_grad=True), torch.tensor([0.5]), torch.tensor([1])

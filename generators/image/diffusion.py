@@ -17,7 +17,11 @@ arXiv:2102.09672; Song, Meng, Ermon: DDIM, 2020, arXiv:2010.02502.
 A net that says the picture need not carry the noise through (Li, He: Back to Basics, 2025, arXiv:2511.13720), so patches may be large.
 Half of all times lie beyond 0.7, where it is decided what the picture shows; near t = 1 a net that learnt too little shifts every mean. The
 times of a batch are spread evenly, as in Kingma et al.: Variational Diffusion Models, 2021, arXiv:2107.00630. An image and the one-hot
-of its mask are one taller picture, so pairs need nothing of their own.
+of its mask are one taller picture. Pairs are few, since masks are drawn by hand, and are seen hundreds of times: they are moved by some
+pixels each time, and the net is told how far, so that it draws them where they stood (Karras, Aittala, Aila, Laine: Elucidating the Design
+Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364).
+
+    (8)  pairs:  x^(x_t, t, y, s) learns from x(. - s),   s ~ U(-shift, shift) in sides, whole pixels;   s = 0 in (6) and (7)
 """
 
 from __future__ import annotations
@@ -36,9 +40,11 @@ from data.errors import BadInput
 from generators.base import Neural, Rows, Unfolding
 from generators.codecs.image import ImageCodec, signed, unsigned
 from generators.nets.unet import GROUP, UNet
+from generators.nets.warp import shifted
 from generators.train import Training
 
 CELLS = 250_000  # numbers of pictures that come about side by side
+SHIFT = 1 / 8  # of a side: how far pairs are moved
 LEAST = 0.05  # sigma_t in the denominator of a loss: what is left of the noise then is hardly seen
 Picture = Callable[[Tensor, float], Tensor]  # x^ of x_t [n, C, H, W] at time t
 
@@ -46,7 +52,8 @@ Picture = Callable[[Tensor, float], Tensor]  # x^ of x_t [n, C, H, W] at time t
 @dataclass(frozen=True)
 class Diffusion(Neural, Unfolding):
     """A U-Net of `width` channels (a multiple of 8) and twice as many below, on `levels` maps, the widest at most `finest` a side; a
-    dense middle of `hidden`. `steps` to a sample; `eta` of those of a ddpm."""
+    dense middle of `hidden`. `steps` to a sample; `eta` of those of a ddpm.
+    Pictures are moved by up to `shift` of a side while they are learnt (8): None is `SHIFT` for pairs and 0 for others."""
 
     objective: Literal["flow", "ddpm"] = "flow"
     width: int = 32
@@ -55,23 +62,26 @@ class Diffusion(Neural, Unfolding):
     hidden: int = 512
     steps: int = 10
     eta: float = 1.0
-    training: Training = Training(epochs=30, least_steps=1000, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
+    shift: float | None = None
+    training: Training = Training(epochs=30, least_steps=1000, root_steps=45, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
     def build(self, codec: ImageCodec) -> UNet:
         if self.width % GROUP:
             raise BadInput(f"image/diffusion.width is {self.width}; it takes a multiple of {GROUP}")
-        net = UNet(codec.shape, len(codec.shares), self.width, self.finest, self.levels, self.hidden)
+        shift = (SHIFT if codec.mask else 0.0) if self.shift is None else self.shift
+        net = UNet(codec.shape, len(codec.shares), self.width, self.finest, self.levels, self.hidden, shift)
         net.register_buffer("shares", torch.from_numpy(codec.shares).float())
         return net
 
     def loss(self, net: UNet, rows: Rows, phase: str) -> Tensor:
-        x, y = signed(rows[0]), rows[1]
+        seen, by = shifted(rows[0], net.shift) if net.shift else (rows[0], None)  # (8)
+        x, y = signed(seen), rows[1]
         eps, rank = torch.randn_like(x), (torch.arange(len(x)) + torch.rand(len(x))) / len(x)
         t = (rank.sqrt() if self.objective == "flow" else rank).to(x.device)
         alpha, sigma = (part.view(-1, 1, 1, 1) for part in PATHS[self.objective](t))
         noisy = alpha * x + sigma * eps  # (1)
-        clean = net(noisy, t, y).float()
+        clean = net(noisy, t, y, by).float()
         guess = (noisy - alpha * clean) / sigma.clamp(min=LEAST)  # (3)
         if self.objective == "flow":
             return F.mse_loss(guess - clean, eps - x)  # (4)

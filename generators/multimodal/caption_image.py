@@ -138,7 +138,8 @@ class CaptionImage(Descending, Answering):
         return CaptionNet(codec, self.codes, self.code, self.hidden, self.width, self.depth, self.heads, self.dropout)
 
     def learn(self, net: CaptionNet, rows: Rows, run: Run) -> CaptionNet:
-        steps = max(1, round(self.coding * planned(fitting(self.training, len(rows[0])), len(rows[0]))))
+        fitted = fitting(self.training, len(rows[0]), rows[0][0].numel())
+        steps = max(1, round(self.coding * planned(fitted, len(rows[0]))))
         logs, trained = [], net
         for phase, training, share in (
             ("codes", replace(self.training, steps=steps, patience=0), CODING),

@@ -34,6 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from generators.nets.warp import shifted
+
 COLOUR = 3  # channels
 PROBED = 4  # the slope is measured at every fourth image: the same on average as at every fourth step, for a quarter of the cost
 SPEED = 50_000  # images in which the chance of T goes from 0 to 1
@@ -158,14 +160,9 @@ def augmented(x: Tensor, channels: int, shift: float, chance: Tensor | None = No
 
     With a `chance`, only so many of the images.
     """
-    n, _, height, width = x.shape
+    n = len(x)
     some = torch.ones(n, device=x.device) if chance is None else (torch.rand(n, device=x.device) < chance).float()
-    offset = (2 * torch.rand(2, n, 1, device=x.device) - 1) * shift * some[:, None]
-    row, column = (
-        (torch.arange(side, device=x.device) - (by * side).round().long()).clamp(0, side - 1)
-        for by, side in zip(offset, (height, width), strict=True)
-    )
-    moved = x.permute(0, 2, 3, 1)[torch.arange(n, device=x.device)[:, None, None], row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
+    moved, _ = shifted(x, shift, some)
     if channels < COLOUR:
         return moved
     contrast = 1 - 0.5 * torch.rand(n, 1, 1, 1, device=x.device) * some.view(-1, 1, 1, 1)

@@ -52,15 +52,17 @@ class Whole(nn.Module):
 class UNet(nn.Module):
     """float [n, C, H, W] at times [n] in [0, 1] with labels [n] -> float [n, C, H, W]; zero before it has learnt.
 
+    With a `shift` it learns from pictures that are moved by up to so much of a side, and is told by how many pixels, [n, 2].
+
     Patches become places, so that the widest map is at most `finest` a side; each of `levels` maps is half the one before, the first of
     `width` channels, the others of twice as many. Images are padded to whole places.
     """
 
     waves: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], labels: int, width: int, finest: int, levels: int, hidden: int):
+    def __init__(self, shape: tuple[int, int, int], labels: int, width: int, finest: int, levels: int, hidden: int, shift: float):
         super().__init__()
-        self.shape = shape
+        self.shape, self.shift = shape, shift
         channels, *sides = shape
         patch = 2 ** max(0, math.ceil(math.log2(max(sides) / finest)))
         grain = patch * 2 ** (levels - 1)
@@ -79,13 +81,15 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(Block(w, cues) for w in widths)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in steps)
         self.norm = nn.GroupNorm(width // GROUP, width)
+        self.moved = zero(nn.Linear(2, cues, bias=False)) if shift else None
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 layer.weight.data = layer.weight.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, by: Tensor | None = None) -> Tensor:
         angle = t[:, None] * self.waves
-        cue = F.silu(self.clock(torch.cat([angle.cos(), angle.sin()], dim=1)) + self.label(y))
+        cue = self.clock(torch.cat([angle.cos(), angle.sin()], dim=1)) + self.label(y)
+        cue = F.silu(cue if self.moved is None or by is None else cue + self.moved(by.float()))
         padded = F.pad(x, (0, self.pad[1], 0, self.pad[0]))
         h = self.enter(padded.contiguous(memory_format=torch.channels_last))
         kept: list[Tensor] = []

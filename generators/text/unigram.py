@@ -1,0 +1,176 @@
+"""Words of each label in no order: naive Bayes, drawn from. For few texts a label, from which a net learns too little to name labels.
+
+McCallum, Nigam: A Comparison of Event Models for Naive Bayes Text Classification, AAAI Workshop on Learning for Text Categorization, 1998;
+draws without replacement by Gumbel noise as in Kool, van Hoof, Welling 2019, arXiv:1903.06059; what is chosen of them as in text/gpt.
+
+    (1)  p(w | y, k) ~ n(w, y, k) + m l(w, y)    n: how often text k of rows of label y says word w; l: how often the label's name does;
+                                                 m: `named`; a word of names counts when a row says it
+    (2)  a text: the c words with the largest log p(w | y, k) + g, g ~ Gumbel, in random order; c: as many as in a row of y
+    (3)  p(y | x) ~ p(y) prod_k prod_w in x_k ((1 - s) p(w | y, k) + s p(w | k))    s: `shared`
+    (4)  of `candidates` draws for each row that is wanted of y: first those whose p(y | x) is the largest of all labels' by `margin`
+         nats, each in turn the one that says most that was seldom said, equation (5) of text/gpt
+
+A judge of few rows trusts what stands side by side by accident; rows in no order teach it not to. Words are what stands between spaces,
+rare ones too, some of which belong to one row: its model and its rows are never published.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.errors import BadInput
+from data.texts import words
+from generators.base import Labelled, Rows, Run
+from generators.codecs.text import EOS, FIRST, PAD, SEP, TextCodec
+from generators.text.gpt import telling
+
+MOST = 8192  # words that are known, the most frequent ones
+SPACE = "\u0120"  # as the tokenizer writes it
+CHOSEN = 128  # rows of a label that are chosen together
+TINY = 1e-4  # of all words, where a label has few of its own
+
+
+class Words(nn.Module):
+    """`words` int64 [W, P]: the pieces of each word, then PAD; word 0 is none. `counts` float [K, L, W]: (1), not yet divided; `lengths`
+    int64 [n, 1 + K]: of each row its label and how many words its texts say. `names`: the words of each label's name; `begins` bool [V]:
+    pieces that begin a word."""
+
+    shares: Tensor
+    begins: Tensor
+    words: Tensor
+    counts: Tensor
+    lengths: Tensor
+
+    def __init__(self, codec: TextCodec):
+        super().__init__()
+        labels, texts = len(codec.shares), len(codec.texts)
+        pieces = [codec.tokenizer.id_to_token(piece) or "" for piece in range(codec.size - FIRST)]
+        named = [words(name.replace("_", " ")) for name in codec.label.categories] if codec.label else [[]]
+        self.names = [[tuple(found) for found in codec.pieces(name)] for name in named]
+        self.texts, self.longest = texts, codec.longest
+        self.register_buffer("shares", torch.tensor(codec.shares))
+        self.register_buffer("begins", torch.tensor([False] * FIRST + [piece.startswith(SPACE) for piece in pieces]), persistent=False)
+        self.register_buffer("words", torch.zeros(1, 1, dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(texts, labels, 1))
+        self.register_buffer("lengths", torch.zeros(0, 1 + texts, dtype=torch.int64))
+        self.register_load_state_dict_pre_hook(fitting)
+
+    def said(self, row: list[int]) -> list[list[tuple[int, ...]]]:
+        """The words of each text of a row of tokens, each as its pieces."""
+        found: list[list[list[int]]] = [[]]
+        begins = True
+        for token in row[: row.index(EOS)]:
+            if token == SEP:
+                found.append([])
+                begins = True
+            elif begins or self.begins[token]:
+                found[-1].append([token])
+                begins = False
+            else:
+                found[-1][-1].append(token)
+        return [[tuple(word) for word in text] for text in found]
+
+    def log_p(self, k: int, shared: float) -> Tensor:
+        """float [L, W]: log p(w | y, k), mixed with p(w | k), or p(w) where text k says no word that is known."""
+        every = self.counts[k].sum(0) if self.counts[k].sum() else self.counts.sum((0, 1))
+        own = self.counts[k] / self.counts[k].sum(1, keepdim=True).clamp(min=1)
+        return ((1 - shared) * own + shared * every / every.sum()).log()
+
+
+@dataclass(frozen=True)
+class Unigram(Labelled):
+    """`named`: how often a label's name counts among its texts; `shared`, `margin`, `candidates` as in (3) and (4). Not
+    publishable."""
+
+    named: float = 6.0
+    shared: float = 0.3
+    margin: float = 12.0
+    candidates: int = 12
+    codec: ClassVar[type[TextCodec]] = TextCodec
+    publishable: ClassVar[bool] = False
+
+    def build(self, codec: TextCodec) -> Words:
+        if self.named < 0 or not 0 < self.shared < 1:
+            raise BadInput("text/unigram.named is at least 0, text/unigram.shared lies between 0 and 1")
+        if self.candidates < 1:
+            raise BadInput(f"text/unigram.candidates is {self.candidates}; it must be at least 1")
+        return Words(codec)
+
+    def learn(self, net: Words, rows: Rows, run: Run) -> Words:
+        said = [net.said(row) for row in rows[0].tolist()]
+        held = Counter(word for row in said for word in {word for text in row for word in text})
+        order = sorted(held, key=lambda word: (-held[word], word))[:MOST]
+        number = {word: i for i, word in enumerate(order, 1)}
+        net.words = nn.utils.rnn.pad_sequence([torch.tensor(word) for word in [(PAD,), *order]], batch_first=True, padding_value=PAD)
+        net.counts = torch.zeros(*net.counts.shape[:2], len(net.words))
+        for y, row in zip(rows[1].tolist(), said, strict=True):
+            for k, text in enumerate(row):
+                numbers = [number[word] for word in text if word in number]
+                net.counts[k, y].index_add_(0, torch.tensor(numbers, dtype=torch.int64), torch.ones(len(numbers)))
+        net.lengths = torch.tensor(sorted([y, *map(len, row)] for y, row in zip(rows[1].tolist(), said, strict=True)))
+        for y, name in enumerate(net.names):
+            net.counts[:, y, [number[word] for word in name if word in number]] += self.named  # (1)
+        return net
+
+    def draw(self, net: Words, labels: Tensor, rng: torch.Generator) -> Tensor:
+        found = torch.full((len(labels), net.longest), PAD)
+        for label in labels.unique().tolist():
+            for rows in (labels == label).nonzero()[:, 0].split(CHOSEN):
+                own = net.lengths[(net.lengths[:, 0] == label) | ~(net.lengths[:, 0] == label).any()]
+                lengths = own[torch.randint(len(own), (self.candidates * len(rows),), generator=rng), 1:]
+                texts = [self.text(net, label, k, lengths[:, k], rng) for k in range(net.texts)]
+                all_said = torch.cat(texts, dim=1)
+                front = all_said.gather(1, (all_said == 0).long().argsort(dim=1, stable=True))
+                best = telling(front, self.sure(net, texts, label), len(rows))  # (4)
+                best = best[torch.randperm(len(rows), generator=rng)]
+                for row, place in zip(rows.tolist(), best.tolist(), strict=True):
+                    spelt = spelled([net.words[text[place]] for text in texts], net.longest)
+                    found[row, : len(spelt)] = torch.tensor(spelt)
+        return found
+
+    def text(self, net: Words, label: int, k: int, lengths: Tensor, rng: torch.Generator) -> Tensor:
+        """int64 [n, C]: the words of texts k of a label, so many as `lengths` [n] say, then 0."""
+        own = int((net.counts[k, label] > 0).sum()) or net.words.shape[0] - 1
+        count = lengths.clamp(1, own)
+        noise = -torch.empty(len(count), len(net.words)).exponential_(generator=rng).log()
+        drawn = (net.log_p(k, TINY)[label] + noise)[:, 1:].topk(int(count.max())).indices + 1  # (2)
+        drawn = drawn.masked_fill(torch.arange(drawn.shape[1]) >= count[:, None], 0)
+        order = torch.rand(drawn.shape, generator=rng) + 2.0 * (drawn == 0)
+        return drawn.gather(1, order.argsort(dim=1))
+
+    def sure(self, net: Words, texts: list[Tensor], label: int) -> Tensor:
+        """bool [n]: is p(y | x) of texts [n, C] the largest by enough."""
+        log_p = net.shares.log().float().expand(len(texts[0]), -1).clone()
+        for k, text in enumerate(texts):
+            table = F.pad(net.log_p(k, self.shared)[:, 1:], (1, 0))
+            log_p += table.T[text].sum(1)  # (3)
+        own = log_p[:, label].clone()
+        log_p[:, label] = -torch.inf
+        return own > log_p.amax(1) + self.margin
+
+
+def spelled(texts: list[Tensor], longest: int) -> list[int]:
+    """The pieces of texts (each [C, P]) with what ends them, at most `longest`: words that find no room are left out."""
+    row: list[int] = []
+    for left, text in reversed(list(enumerate(reversed(texts)))):
+        room = longest - len(row) - 1 - 2 * left  # every text that follows takes a piece and an end
+        found: list[int] = []
+        for word in text.tolist():
+            pieces = [piece for piece in word if piece != PAD]
+            if len(found) + len(pieces) <= room:
+                found += pieces
+            elif not found:
+                found = pieces[:room]
+        row += [*found, SEP if left else EOS]
+    return row
+
+
+def fitting(net: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Make room for the words that are about to be loaded."""
+    net.words, net.counts, net.lengths = (torch.empty_like(state[f"{prefix}{name}"]) for name in ("words", "counts", "lengths"))

@@ -1,0 +1,75 @@
+"""The words, the probabilities and the draws of text/unigram."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from data.errors import BadInput
+from data.schema import Dataset, Schema
+from generators.codecs.text import EOS, PAD, SEP
+from generators.registry import make
+from generators.text.unigram import spelled
+
+TEXTS = {"play_music": ["play a song", "put on some music", "a song now"], "set_alarm": ["wake me at six", "an alarm at six", "wake me up"]}
+
+
+def corpus() -> Dataset:
+    rows = [(text, label) for label, texts in TEXTS.items() for text in texts] * 10
+    table = pa.table({"text": [text for text, _ in rows], "label": [label for _, label in rows]})
+    return Dataset.of(table, Schema.infer(table, target="label", kinds={"text": "text", "label": "category"}))
+
+
+def fitted(**parameters):
+    return make("text/unigram", parameters).fit(corpus(), seed=0)
+
+
+def words(model) -> list[str]:
+    return [text.strip() for text in model.codec.written([[p - 5 for p in word if p != PAD] for word in model.net.words.tolist()])]
+
+
+def test_it_counts_words_and_the_names_of_labels():
+    model = fitted(named=3.0)
+    found = dict(zip(words(model), model.net.counts[0].T.tolist(), strict=True))
+    assert found["song"] == [20, 0]
+    assert found["music"] == [10 + 3, 0]  # it stands in the label's name as well
+    assert found["alarm"] == [0, 10 + 3]
+    assert "set" not in found  # only the name says it
+    assert torch.allclose(model.net.log_p(0, 0.3).exp().sum(1), torch.ones(2))
+
+
+def test_no_word_comes_twice_and_words_are_those_of_the_label():
+    made = fitted().sample(40, seed=0)
+    said = {label: {word for text in texts for word in text.split()} for label, texts in TEXTS.items()}
+    for text, label in zip(made.table["text"].to_pylist(), made.y.to_pylist(), strict=True):
+        row = text.split()
+        assert len(set(row)) == len(row)
+        assert set(row) <= said[label]
+
+
+def test_rows_that_could_be_of_another_label_come_last():
+    """The word that both labels say makes a text of no label; there are enough others."""
+    table = pa.table({"text": ["both one", "both two"] * 30, "label": ["a", "b"] * 30})
+    data = Dataset.of(table, Schema.infer(table, target="label", kinds={"text": "text", "label": "category"}))
+    model = make("text/unigram", {"margin": 1.0, "candidates": 8}).fit(data, seed=0)
+    model.net.lengths[:, 1] = 1  # word
+    assert set(model.sample(40, seed=0).table["text"].to_pylist()) == {"one", "two"}
+
+
+def test_a_row_has_room_for_all_its_texts():
+    long, short = torch.tensor([[7, 8, 9], [10, 11, PAD]]), torch.tensor([[12, PAD, PAD]])
+    assert spelled([long, short], 9) == [7, 8, 9, 10, 11, SEP, 12, EOS]
+    assert spelled([long, short], 7) == [7, 8, 9, SEP, 12, EOS]
+    assert spelled([long, short], 5) == [7, 8, SEP, 12, EOS]
+
+
+@pytest.mark.parametrize("parameters", [{"shared": 0.0}, {"named": -1.0}, {"candidates": 0}])
+def test_it_refuses_what_is_no_recipe(parameters):
+    with pytest.raises(BadInput, match=next(iter(parameters))):
+        fitted(**parameters)
+
+
+def test_texts_are_no_longer_than_those_it_learnt_from():
+    lengths = [len(text.split()) for text in fitted().sample(60, seed=1).table["text"].to_pylist()]
+    assert max(lengths) <= 4
+    assert np.mean(lengths) > 2
