@@ -325,10 +325,41 @@ def told(score: dict[str, float], of: float | None = None) -> str:
 
 
 def write() -> None:
-    parts = [part for part in map(table, CORPORA) if part]
-    besides = [json.dumps(r) for r in results() if "what" in r]
-    more = "## text/gpt and text/transformer besides\n\n```\n" + "\n".join(besides) + "\n```\n" if besides else ""
-    (RESULTS.parent / "text.md").write_text("# Texts: generators side by side\n\n" + CAPTION + "\n\n" + "\n".join([*parts, more]))
+    parts = [part for part in [*map(table, CORPORA), *map(added, ADDED), besides()] if part]
+    (RESULTS.parent / "text.md").write_text("# Texts: generators side by side\n\n" + CAPTION + "\n\n" + "\n".join(parts))
+
+
+def added(what: str) -> str:
+    """Markdown of an experiment that adds rows to real ones: a line for each mixture and seed."""
+    lines = {r["seed"]: r for r in results() if r.get("what") == what}
+    if not lines:
+        return ""
+    first = next(iter(lines.values()))
+    columns = [(judge, metric) for judge, scores in first["alone"].items() for metric in scores]
+    text = [row(["rows", "seed", *(f"{judge} {metric}" for judge, metric in columns)]), "|---|---:|" + "---:|" * len(columns)]
+    for mixture in (key for key in first if isinstance(first[key], dict)):
+        text += [row([mixture, str(seed), *(told(r[mixture][judge][metric]) for judge, metric in columns)]) for seed, r in lines.items()]
+    return f"## {ADDED[what]}\n\n" + "\n".join(text) + "\n"
+
+
+def besides() -> str:
+    """Markdown of what the nets can do besides, the last figure of each."""
+    last = {r["what"]: r for r in results() if "what" in r}
+    said = {
+        "classify": "- `text/gpt` as a classifier of CLINC150 through P(y|x): {accuracy} of the test rows.",
+        "outside": "- Utterances that are none of the intents, told by the linear judge's margin, ROC-AUC: {made} after rows "
+        "of `text/gpt`, {real} after real rows.",
+        "cache": "- Drawing {rows} rows of {tokens} tokens by `text/gpt`: {with_s} CPU s with a cache of keys and values, {without_s} "
+        "without: {ratio} times.",
+    }
+    lines = [text.format(**last[what]) for what, text in said.items() if what in last]
+    return "## What the nets can do besides\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+ADDED = {
+    "few": "CLINC150, 10 rows an intent: alone, with 1 and 3 times as many of `text/unigram`, and with as many copies",
+    "back": "English to Spanish, 2,000 pairs: alone, and with 4,000 whose English `text/transformer` made of other Spanish",
+}
 
 
 CAPTION = """Measured by `python -m benchmarks.text`: defaults, one thread; in brackets the 95 % interval over redraws of the test
