@@ -63,7 +63,7 @@ class Diffusion(Neural, Unfolding):
     steps: int = 10
     eta: float = 1.0
     shift: float | None = None
-    training: Training = Training(epochs=30, least_steps=1000, root_steps=45, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
+    training: Training = Training(epochs=30, least_steps=1000, root_steps=63, batch=64, lr=2e-3, ema=0.999, clip=1.0, decay=0.5)
     codec: ClassVar[type[ImageCodec]] = ImageCodec
 
     def build(self, codec: ImageCodec) -> UNet:
