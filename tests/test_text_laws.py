@@ -9,8 +9,9 @@ from data.sources import read
 from data.split import split
 from data.texts import keys
 from evaluators.text import tfidf
+from generators.base import Descending
 from generators.codecs.text import FIRST, PAD, TextCodec
-from generators.registry import make
+from generators.registry import get, make
 from tests.small import KINDS, SMALL, each, fitted, strings
 
 ODD = ["  ok ", "שלום עולם", "👩‍👩‍👧 🎉", "a\tbc\r\nd", "<|sep|> BOS [EOS] \ufffe", "e\u0301 \u202eback", "x"]
