@@ -85,13 +85,14 @@ def table() -> str:
 
     told.append(line("real pictures", rows[0], "real", "–", "–"))
     for r in sorted(rows, key=lambda r: -r["spaces"]["learnt"]["coverage"]["synthetic"]):
-        told.append(line(f"**`{r['generator']}`**", r, "synthetic", f"{r['steps']:,}", f"{r['fit_s']:.0f}"))
+        label = f"**`{r['generator']}`**" + (f", seed {r['seed']}" if r["seed"] else "")
+        told.append(line(label, r, "synthetic", f"{r['steps']:,}", f"{r['fit_s']:.0f}"))
     return "\n".join(told)
 
 
 CAPTION = (
-    "Measured by `python -m benchmarks.emoji`: defaults, one thread, one seed, as many steps as fit into the same CPU seconds. Density and "
-    "coverage against pictures held out, in the features of a classifier that learnt the categories and of one that learnt nothing "
+    "Measured by `python -m benchmarks.emoji`: defaults, one thread, seed 0 unless another is named, as many steps as fit into the same "
+    "CPU seconds. Density and coverage against pictures held out, in the features of a classifier that learnt the categories and of one that learnt nothing "
     "(docs/evaluation.md); the first line is what the real pictures to learn from score. Category as asked: the share of pictures in which "
     "that classifier sees the category that was asked for."
 )
