@@ -92,7 +92,8 @@ def table() -> str:
 
 CAPTION = (
     "Measured by `python -m benchmarks.emoji`: defaults, one thread, seed 0 unless another is named, as many steps as fit into the same "
-    "CPU seconds. Density and coverage against pictures held out, in the features of a classifier that learnt the categories and of one that learnt nothing "
+    "CPU seconds. Density and coverage against pictures held out, in the features of a classifier that learnt the "
+    "categories and of one that learnt nothing "
     "(docs/evaluation.md); the first line is what the real pictures to learn from score. Category as asked: the share of pictures in which "
     "that classifier sees the category that was asked for."
 )
