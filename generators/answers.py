@@ -27,7 +27,7 @@ def answered(fitted: Fitted, data: Dataset, seed: int) -> Dataset:
     for lacks in np.unique(empty, axis=0):
         rows, missing = np.flatnonzero((empty == lacks).all(axis=1)), frozenset(np.array(table.column_names)[lacks].tolist())
         if missing and missing not in able:
-            can = " or ".join(" and ".join(map(repr, sorted(names))) for names in able)
+            can = " or ".join(" and ".join(map(repr, sorted(names))) for names in able) or "nothing"
             raise BadInput(
                 f"row {rows[0]} lacks {' and '.join(map(repr, sorted(missing)))}; the model fills {can}, where the rest is there"
             )

@@ -137,6 +137,10 @@ def test_what_cannot_be_filled_is_said():
     rows = np.arange(len(data)) == 4
     with pytest.raises(BadInput, match="row 4 lacks 'said'; the model fills 'topic'"):
         model.impute(without(data, "said", rows))
+    alone = labelled("text/gpt").table.select(["said"])
+    bare = make("text/gpt", {"training": {"steps": 1}}).fit(Dataset.of(alone, Schema.infer(alone, kinds={"said": "text"})), seed=0)
+    with pytest.raises(BadInput, match="fills nothing"):
+        bare.impute(Dataset.of(pa.table({"said": pa.nulls(2, pa.string())}), bare.schema))
     long = pa.table({"said": ["now " * 400], "topic": pa.nulls(1, pa.string())})
     with pytest.raises(BadInput, match="1 of 1 rows are longer"):
         model.impute(Dataset.of(long, model.schema))
