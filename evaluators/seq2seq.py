@@ -39,7 +39,7 @@ SEEN = 1_200  # pieces of a step, about
 POOL = 16  # batches that are made together, so that those of one have about one length
 RATE = 4e-3  # the highest learning rate of the one cycle
 WIDTH = 128
-DROPOUT = ((0, 30), (0.1, 0.4))  # the more often each pair is seen, the more is dropped
+DROPOUT = 0.05
 HIDDEN = 0.5  # of the words that an answer may take from its source, or that are rare
 AT_ONCE = 250  # answers written at a time
 
@@ -131,9 +131,8 @@ def hiding(found: list[str], chosen: Container[str]) -> dict[str, int]:
 class Answerer(nn.Module):
     """One GRU each way over the source, two over the answer; the second sees what the first attends to."""
 
-    def __init__(self, size: int, width: int, dropout: float) -> None:
+    def __init__(self, size: int, width: int) -> None:
         super().__init__()
-        self.dropout = dropout
         self.embed = nn.Embedding(size, width)
         self.read = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
         self.begin = nn.Linear(width, 2 * width)
@@ -155,7 +154,7 @@ class Answerer(nn.Module):
 
     def dropped(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
         """x with some values at 0 and the others larger; x itself without a generator."""
-        return x if rng is None else x * (torch.rand(x.shape, generator=rng) >= self.dropout) / (1 - self.dropout)
+        return x if rng is None else x * (torch.rand(x.shape, generator=rng) >= DROPOUT) / (1 - DROPOUT)
 
     def sources(self, source: Tensor, rng: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """States of the source [b, S, d], bool [b, 1, S] where it has ended, and how to begin, [2, b, d]."""
@@ -185,10 +184,10 @@ def weigh(asked: Tensor, memory: Tensor, blind: Tensor) -> Tensor:
     return (asked @ memory.transpose(1, 2)).masked_fill(blind, -1e9).softmax(2)
 
 
-def begun(size: int, dropout: float, rng: torch.Generator) -> Answerer:
+def begun(size: int, rng: torch.Generator) -> Answerer:
     """The net with its first weights."""
     with torch.device("meta"):
-        net = Answerer(size, WIDTH, dropout)
+        net = Answerer(size, WIDTH)
     net = net.to_empty(device="cpu")
     for weight in net.parameters():
         if weight.ndim == 1:
@@ -218,7 +217,7 @@ class Learnt:
         ]
         batch = int(np.clip(SEEN / np.mean(lengths), 4, BATCH))
         steps = steps_for(len(asked), batch)
-        self.net = begun(len(self.pieces), float(np.interp(steps * batch / len(asked), *DROPOUT)), rng)
+        self.net = begun(len(self.pieces), rng)
         rare = {unit for unit, count in counts.items() if count == 1}
         doubtful = [
             sorted(unit for unit in set(a) if is_word(unit) and (unit in rare or unit in set(b))) for a, b in zip(asked, told, strict=True)
