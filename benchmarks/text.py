@@ -11,7 +11,7 @@ A line of results/text.jsonl is one fit with its defaults and as many rows as it
 training row are drawn again. Seconds are CPU seconds of this process. Scores are those of the project's judges
 (docs/evaluation.md) with their 95 % interval over redraws of the real rows that nobody learnt from; `copies` are the rows whose
 words are those of a training row before they are drawn again.
-The corpora lie in $ALFAR_BENCH_DATA/text; `messages_es` is built in.
+The corpora lie in $ALFAR_BENCH_DATA/text; `messages_es` and the docstrings are built in, the latter of the Python that runs this.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,12 @@ def geography() -> Any:
     return dataset(table.filter(pc.invert(test)).select(columns), table.filter(test).select(columns), "sql")
 
 
-def messages() -> Any:
+def built_in(name: str) -> Any:
     from data.schema import Dataset, Schema
     from data.sources import read as source
     from data.split import split
 
-    found = source("messages_es")
+    found = source(name)
     schema = Schema.infer(found.table, target=found.target, kinds=found.kinds, task=found.task)
     return split(Dataset.of(found.table, schema))
 
@@ -101,7 +102,7 @@ CORPORA: dict[str, Callable[[], Any]] = {
     "en_es": lambda: pages("tldr/en_es.parquet", ["en", "es"], "page", "translation"),
     "page_summary": lambda: pages("tldr/page_summary.parquet", ["examples", "summary"], "tool", "summarisation"),
     "shell": shell,
-    "messages_es": messages,
+    **{name: partial(built_in, name) for name in ("messages_es", "docstrings_summary", "docstrings_code")},
 }
 
 

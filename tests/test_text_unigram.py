@@ -73,3 +73,11 @@ def test_texts_are_no_longer_than_those_it_learnt_from():
     lengths = [len(text.split()) for text in fitted().sample(60, seed=1).table["text"].to_pylist()]
     assert max(lengths) <= 4
     assert np.mean(lengths) > 2
+
+
+def test_code_is_refused_for_words_in_no_order_do_not_parse():
+    code = [f"def f(x):\n    return x {sign} 1" for sign in "+-"]
+    table = pa.table({"text": ["add one", "take one away"] * 30, "code": code * 30})
+    data = Dataset.of(table, Schema.infer(table, target="code", kinds={"text": "text", "code": "text"}, task="text-to-code"))
+    with pytest.raises(BadInput, match="python in no order"):
+        make("text/unigram", {}).fit(data)

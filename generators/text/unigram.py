@@ -11,7 +11,8 @@ draws without replacement by Gumbel noise as in Kool, van Hoof, Welling 2019, ar
          nats, each in turn the one that says most that was seldom said, equation (5) of text/gpt
 
 A judge of few rows trusts what stands side by side by accident; rows in no order teach it not to. Words are what stands between spaces,
-rare ones too, some of which belong to one row: its model and its rows are never published.
+rare ones too, some of which belong to one row: its model and its rows are never published. Code, one draw of which in 2,000 parses, is
+refused.
 """
 
 from __future__ import annotations
@@ -100,6 +101,9 @@ class Unigram(Labelled):
             raise BadInput("text/unigram.named is at least 0, text/unigram.shared lies between 0 and 1")
         if self.candidates < 1:
             raise BadInput(f"text/unigram.candidates is {self.candidates}; it must be at least 1")
+        for column in codec.texts:
+            if column.language:
+                raise BadInput(f"text/unigram draws words in no order, and {column.language} in no order does not parse: take text/gpt")
         return Words(codec)
 
     def learn(self, net: Words, rows: Rows, run: Run) -> Words:
