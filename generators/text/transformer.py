@@ -139,7 +139,7 @@ class Transformer(Neural, Answering):
     temperature: float = 1.0
     answer_temperature: float = 0.5
     top_p: float = 0.98
-    training: Training = Training(epochs=8, least_steps=1000, batch=16, lr=2e-3, weight_decay=0.01, ema=0.995)
+    training: Training = Training(epochs=8, least_steps=1500, batch=16, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> TransformerNet:
