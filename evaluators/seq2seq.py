@@ -39,7 +39,7 @@ SEEN = 1_200  # pieces of a step, about
 POOL = 16  # batches that are made together, so that those of one have about one length
 RATE = 4e-3  # the highest learning rate of the one cycle
 WIDTH = 128
-DROPOUT = 0.05
+DROPOUT = 0.05  # while it learns
 HIDDEN = 0.5  # of the words that an answer may take from its source, or that are rare
 AT_ONCE = 250  # answers written at a time
 

@@ -79,5 +79,5 @@ def test_code_is_refused_for_words_in_no_order_do_not_parse():
     code = [f"def f(x):\n    return x {sign} 1" for sign in "+-"]
     table = pa.table({"text": ["add one", "take one away"] * 30, "code": code * 30})
     data = Dataset.of(table, Schema.infer(table, target="code", kinds={"text": "text", "code": "text"}, task="text-to-code"))
-    with pytest.raises(BadInput, match="python in no order"):
+    with pytest.raises(BadInput, match="column 'code': python in no order"):
         make("text/unigram", {}).fit(data)

@@ -103,7 +103,9 @@ class Unigram(Labelled):
             raise BadInput(f"text/unigram.candidates is {self.candidates}; it must be at least 1")
         for column in codec.texts:
             if column.language:
-                raise BadInput(f"text/unigram draws words in no order, and {column.language} in no order does not parse: take text/gpt")
+                raise BadInput(
+                    f"column {column.name!r}: {column.language} in no order, as text/unigram draws it, cannot parse: take text/gpt"
+                )
         return Words(codec)
 
     def learn(self, net: Words, rows: Rows, run: Run) -> Words:
