@@ -238,7 +238,7 @@ def back(seed: int) -> dict[str, Any]:
     real = CORPORA["en_es"]()
     order = np.random.default_rng(seed).permutation(len(real.train))
     some, others = real.train.take(np.sort(order[:PAIRS])), real.train.take(np.sort(order[PAIRS : 3 * PAIRS]))
-    fitted = make("text/transformer", {"backwards": 1.0, "training": {"least_steps": 2400}}).fit(some, seed=seed)
+    fitted = make("text/transformer", {"backwards": 1.0}).fit(some, seed=seed)
     pairs = fitted.answer(others, seed=seed, back=True)
     small = Split(some, real.test)
     return {

@@ -9,8 +9,8 @@ k = softmax(h . W s) over them, the next piece w has
 While it learns, half of the words that an answer shares with its source, and of those that are rare, are hidden behind a piece that says
 nothing: it has to copy them, and so it does with words that it has never seen (cf. Jia & Liang 2016, arXiv:1606.03622).
 
-It learns for 1,000 steps, and for more where these would not see a pair two and a half times on average, one thread, and draws from a
-generator of its own, so that a seed decides what it says.
+It learns for 2,000 steps, for fewer where these would see a pair more than 128 times on average and for more where they would not see it
+two and a half times, on one thread, and draws from a generator of its own, so that a seed decides what it says.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from evaluators.tabular import one_thread
 PIECES = 3_000  # of the vocabulary, at most
 LETTERS = 400  # of the texts that are known, the most frequent ones
 LONGEST = (160, 100)  # pieces of a source and of an answer that are seen
-STEPS = 1_000  # at least
-PASSES = 2.5  # over the pairs, on average, at least
+STEPS = 2_000  # where the pairs do not ask for others:
+PASSES = (2.5, 128)  # over the pairs, on average, at least and at most
 BATCH = 32  # pairs of a step, fewer where they are long:
 SEEN = 1_200  # pieces of a step, about
 POOL = 16  # batches that are made together, so that those of one have about one length
@@ -284,8 +284,9 @@ def padded(rows: Sequence[list[int]]) -> Tensor:
 
 
 def steps_for(pairs: int, batch: int) -> int:
-    """`STEPS`, or more where it takes more of them to see a pair `PASSES` times on average."""
-    return max(STEPS, int(PASSES * pairs / batch))
+    """`STEPS`, but so many that a pair is seen as often as `PASSES` say."""
+    few, many = (int(passes * pairs / batch) for passes in PASSES)
+    return max(few, min(STEPS, many), 1)
 
 
 def batches(lengths: Sequence[int], steps: int, batch: int, rng: torch.Generator) -> list[np.ndarray]:

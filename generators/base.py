@@ -240,7 +240,7 @@ class Descending(Generator):
         seconds = trial.log["step_seconds"]
         some = Layout.of(data.schema).forward(data.take(np.arange(min(len(data), max(DRAWN)))))
         real = trial.codec.encode(some, np.random.default_rng(0))
-        wanted = planned(fitting(self.training, len(data), real[0][0].numel()), len(data))
+        wanted = planned(fitting(self.training, real, len(data)), len(data))
         steps = wanted if minutes is None else max(1, min(wanted, int(SHARE * 60 * minutes / seconds)))
         pool = trial.pool(data, 0)
         for drawn in DRAWN:

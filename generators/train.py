@@ -39,6 +39,7 @@ class Training:
     `root_steps` times the root of the numbers that a row has: a picture of twice the side takes twice as many.
 
     `batch` and `lr` are for a large table: a small one gets at least sixteen batches a pass, and a rate lower by the root of the batch.
+    So do rows of tokens that are long: a batch holds about `tokens` of them at most, if that is not 0.
     `weight_decay` is for 30,000 rows: a prior weighs more when fewer rows speak against it, so it grows as rows get fewer, up to
     twentyfold.
     The rate warms up, holds, and falls linearly to zero over the last `decay` of the steps, and dropout with it: the net settles on what
@@ -52,6 +53,7 @@ class Training:
     least_steps: int = 300
     root_steps: float = 0.0
     batch: int = 256
+    tokens: int = 0
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -212,7 +214,7 @@ def train(
     training = replace(training, patience=0) if privacy else training
     seen, held_out = hold_out(rows, training.patience > 0, seed)
     held_out = tuple(t.to(device) for t in held_out)
-    training = fitting(training, len(seen[0]), seen[0][0].numel())
+    training = fitting(training, seen, len(seen[0]))
     checkpoint = folder / "checkpoint.safetensors" if folder else None
     total = planned(training, len(seen[0]))
     if minutes is not None and not (checkpoint and checkpoint.exists()):
@@ -345,12 +347,14 @@ def planned(training: Training, rows: int) -> int:
     return training.steps or max(training.least_steps, math.ceil(training.epochs * rows / training.batch))
 
 
-def fitting(training: Training, rows: int, numbers: int) -> Training:
-    """The recipe for this many rows of so many numbers: at least sixteen batches a pass, at least so many steps as the numbers ask for,
-    rate by the root of the batch, decay by the inverse of the rows."""
-    batch = min(training.batch, max(32, rows // 16))
-    decay = training.weight_decay * min(20.0, TYPICAL / rows)
-    least = max(training.least_steps, round(training.root_steps * math.sqrt(numbers)))
+def fitting(training: Training, rows: tuple[Tensor, ...], n: int) -> Training:
+    """The recipe for n rows like these: at least sixteen batches a pass, at least so many steps as the numbers of a row ask for, rate by
+    the root of the batch, decay by the inverse of the rows."""
+    batch = min(training.batch, max(32, n // 16))
+    if training.tokens:
+        batch = min(batch, max(1, round(training.tokens * len(rows[0]) / int((rows[0] != 0).sum()))))
+    decay = training.weight_decay * min(20.0, TYPICAL / n)
+    least = max(training.least_steps, round(training.root_steps * math.sqrt(rows[0][0].numel())))
     return replace(training, least_steps=least, batch=batch, lr=training.lr * math.sqrt(batch / training.batch), weight_decay=decay)
 
 

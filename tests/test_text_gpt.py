@@ -12,7 +12,8 @@ from data.errors import BadInput
 from data.schema import Dataset, Schema
 from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
 from generators.fitted import Fitted
-from generators.text.gpt import GPT, telling
+from generators.text.choosing import telling
+from generators.text.gpt import GPT
 from generators.text.ngram import Ngram
 from generators.text.sequences import SequenceNet, swapped
 from generators.train import Training

@@ -216,11 +216,14 @@ def test_the_seed_decides_what_is_learnt(monkeypatch):
 
 
 def test_many_pairs_are_seen_as_often_as_it_takes():
-    assert seq2seq.steps_for(40, 32) == seq2seq.steps_for(400, 32) == seq2seq.STEPS
+    few, many = seq2seq.PASSES
+    assert seq2seq.steps_for(400, 32) == seq2seq.steps_for(1000, 32) == seq2seq.STEPS
+    assert seq2seq.steps_for(8, 32) == many * 8 / 32 < seq2seq.STEPS
+    assert seq2seq.steps_for(1, 32) > 0
     pairs, batch = 100 * seq2seq.STEPS, 20
     steps = seq2seq.steps_for(pairs, batch)
     found = np.concatenate(seq2seq.batches([1 + i % 9 for i in range(pairs)], steps, batch, torch.Generator().manual_seed(0)))
-    assert len(found) == steps * batch >= seq2seq.PASSES * pairs
+    assert len(found) == steps * batch >= few * pairs
     assert np.mean(np.bincount(found, minlength=pairs) > 0) > 0.9  # drawn: all but e^-2.5 of them
 
 

@@ -1,5 +1,6 @@
 """The mathematics of text/transformer: its copying head, its cache, and the two halves of a row."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from data.errors import BadInput
 from data.schema import Dataset, Schema
 from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
+from generators.nets.attention import turned
 from generators.nets.words import OTHERS, Words, chosen, ruled
 from generators.text.transformer import Transformer, TransformerNet, Writing, halves, joined, renamed, told
 from generators.train import Training
@@ -93,8 +95,12 @@ def test_the_loss_is_the_log_of_the_chances():
     _, made = net()
     source, labels, target = texts(40, 9), torch.zeros(40, dtype=torch.int64), told(SEP, texts(40, 8))
     source[:15] = PAD
-    p = full(made, source, target, labels).gather(2, target[:, 1:, None])[:, :, 0][target[:, 1:] != PAD]
-    assert torch.allclose(made.log_prob(source, target, labels).sort().values, p.log().sort().values, atol=1e-4)
+    there = target[:, 1:] != PAD
+    log_p = full(made, source, target, labels).gather(2, target[:, 1:, None])[:, :, 0].log()
+    rows, found = made.log_prob(source, target, labels)
+    assert torch.allclose(found[rows.argsort(stable=True)], log_p[there], atol=1e-4)
+    mean = (log_p * there).sum(1) / there.sum(1)
+    assert torch.allclose(made.sureness(source, target[:, 1:].masked_fill(target[:, 1:] == EOS, PAD), labels), mean, atol=1e-4)
 
 
 @torch.no_grad()
@@ -179,6 +185,53 @@ def test_answers_copy_names_they_were_never_taught_and_go_back():
     assert len(drawn) == len(NAMES)
     for made, column in ((found, "told"), (again, "ask")):
         assert sum(name in text for name, text in zip(NAMES, made.table[column].to_pylist(), strict=True)) >= len(NAMES) - 1
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_turned_vectors_see_how_far_apart_they_are_and_nothing_else(start):
+    query, key = torch.randn(2, 1, 8, dtype=torch.float64).expand(2, 12, 8)
+    here, there = turned(query, start), turned(key, start)
+    score = here @ there.T
+    for apart in range(-5, 6):
+        line = score.diagonal(apart)
+        assert torch.allclose(line, line[:1].expand_as(line))
+    assert torch.allclose(here.norm(dim=1), query.norm(dim=1))
+    assert torch.allclose(score, turned(query) @ turned(key).T)
+    assert torch.equal(turned(query)[0], query[0])
+    assert score[0].std() > 0.01
+
+
+@pytest.mark.parametrize(("words", "batch"), [(2, 16), (20, 8), (200, 1)])
+def test_a_batch_holds_fewer_rows_where_they_are_long(words, batch):
+    text = ["a " * words] * 90
+    data = Dataset.of(pa.table({"ask": text, "told": text}), pairs().schema)
+    recipe = Transformer(width=8, heads=2, training=Training(steps=1, batch=16, tokens=8 * (2 * 21 + 2)))
+    assert recipe.fit(data, seed=0).log["batch"] == batch
+
+
+def test_rows_that_say_something_else_are_kept_of_several_draws():
+    data = pairs()
+    recipe = Transformer(width=32, heads=2, training=Training(steps=60, batch=32, lr=4e-3))
+    model = recipe.fit(data, seed=0)
+    labels = torch.zeros(60, dtype=torch.int64)
+
+    def kinds(candidates):
+        drawn = replace(recipe, candidates=candidates).draw(model.net, labels, torch.Generator().manual_seed(0))
+        assert drawn.shape == (60, model.codec.longest)
+        return len(torch.stack([drawn[:, :-1], drawn[:, 1:]], dim=2).flatten(0, 1).unique(dim=0))
+
+    assert kinds(6) > 1.2 * kinds(1)
+
+
+def test_rows_whose_answer_the_net_is_sure_of_are_kept():
+    recipe = Transformer(width=32, heads=2, training=Training(steps=100, batch=32, lr=4e-3))
+    model, labels = recipe.fit(pairs(), seed=0), torch.zeros(80, dtype=torch.int64)
+
+    def sureness(candidates):
+        drawn = replace(recipe, candidates=candidates).draw(model.net, labels, torch.Generator().manual_seed(0))
+        return model.net.sureness(*halves(drawn, 2), labels).mean()
+
+    assert sureness(1) < 1.4 * sureness(4) < 0
 
 
 def test_heads_must_fit_the_width():

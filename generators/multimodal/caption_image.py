@@ -138,7 +138,7 @@ class CaptionImage(Descending, Answering):
         return CaptionNet(codec, self.codes, self.code, self.hidden, self.width, self.depth, self.heads, self.dropout)
 
     def learn(self, net: CaptionNet, rows: Rows, run: Run) -> CaptionNet:
-        fitted = fitting(self.training, len(rows[0]), rows[0][0].numel())
+        fitted = fitting(self.training, rows, len(rows[0]))
         steps = max(1, round(self.coding * planned(fitted, len(rows[0]))))
         logs, trained = [], net
         for phase, training, share in (

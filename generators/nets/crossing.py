@@ -1,14 +1,17 @@
 """Blocks of an encoder and a decoder: texts that are read both ways, and texts that are written while looking at what was read.
 
 Vaswani et al.: Attention Is All You Need, 2017, arXiv:1706.03762; norms before each part as in Xiong et al., 2020, arXiv:2002.04745.
+Places are told by turning, as generators/nets/attention.py has it, those of the one text beside those of the other: texts that belong
+together run side by side more often than not.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.nets.attention import Block, Memory
+from generators.nets.attention import Block, Memory, turned
 
 
 class Attention(nn.Module):
@@ -24,12 +27,13 @@ class Attention(nn.Module):
 
     def keys(self, memory: Tensor) -> Tensor:
         """Keys and values, [n, 2, heads, S, width / heads], of normed memory [n, S, width]."""
-        return self.two(memory).unflatten(2, (2, self.heads, self.size)).permute(0, 2, 3, 1, 4)
+        key, value = self.two(memory).unflatten(2, (2, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        return torch.stack([turned(key), value], dim=1)
 
-    def forward(self, x: Tensor, keys: Tensor, there: Tensor) -> Tensor:
-        """x [n, L, width]; `there`, bool [n, S]: which places of the memory are to be seen."""
+    def forward(self, x: Tensor, keys: Tensor, there: Tensor, start: int = 0) -> Tensor:
+        """x [n, L, width] at the places `start` and after; `there`, bool [n, S]: which places of the memory are to be seen."""
         query = self.query(self.before(x)).unflatten(2, (self.heads, self.size)).transpose(1, 2)
-        seen = F.scaled_dot_product_attention(query, keys[:, 0], keys[:, 1], attn_mask=there[:, None, None])
+        seen = F.scaled_dot_product_attention(turned(query, start), keys[:, 0], keys[:, 1], attn_mask=there[:, None, None])
         return x + self.join(seen.transpose(1, 2).flatten(2))
 
 
@@ -52,8 +56,8 @@ class Crossing(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.look, self.block = Attention(width, heads), Block(width, heads)
+        self.look, self.block = Attention(width, heads), Block(width, heads, turning=True)
 
     def forward(self, x: Tensor, keys: Tensor, there: Tensor, memory: Memory | None = None) -> Tensor:
         """x [n, L, width], the keys of what was read as `look` makes them, and the memory of what was written, as `Block` takes it."""
-        return self.block(self.look(x, keys, there), memory)
+        return self.block(self.look(x, keys, there, memory.read if memory else 0), memory)

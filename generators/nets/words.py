@@ -1,9 +1,9 @@
 """Tokens as vectors and vectors as chances of tokens, by one table; and the choice of a token.
 
-Press, Wolf: Using the Output Embedding to Improve Language Models, 2017, arXiv:1608.05859; places by waves as in Vaswani et al., 2017,
-arXiv:1706.03762; nucleus: Holtzman, Buys, Du, Forbes, Choi: The Curious Case of Neural Text Degeneration, 2020, arXiv:1904.09751.
+Press, Wolf: Using the Output Embedding to Improve Language Models, 2017, arXiv:1608.05859; nucleus: Holtzman, Buys, Du, Forbes, Choi: The
+Curious Case of Neural Text Degeneration, 2020, arXiv:1904.09751.
 
-    (1)  input of token w at place i = sqrt(W) e_w + waves_i
+    (1)  input of token w = sqrt(W) e_w
     (2)  log p(w|h) = u_w - log sum_v exp u_v,   u_v = e_v h + b_v
     (3)  sum_v exp u_v ~ sum of exp u_v over the tokens of the batch + R / S sum of exp u_v over S of the R others      while training
     (4)  tokens are drawn by p^(1/temperature), again while those that are likelier hold top_p of the chances
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generators.codecs.text import EOS, FIRST, LONGEST, SEP
+from generators.codecs.text import EOS, FIRST, SEP
 from generators.nets.mlp import drawn
 
 OTHERS = 256  # tokens that stand for those which a batch lacks
@@ -28,18 +28,15 @@ OTHERS = 256  # tokens that stand for those which a batch lacks
 class Words(nn.Module):
     """`size` tokens as vectors of `width`."""
 
-    waves: Tensor  # [LONGEST + 1, width]
-
     def __init__(self, size: int, width: int):
         super().__init__()
         self.table = nn.Embedding(size, width)
         self.bias = nn.Parameter(torch.zeros(size))
         nn.init.normal_(self.table.weight, std=width**-0.5)
-        self.register_buffer("waves", waves(LONGEST + 1, width), persistent=False)
 
-    def forward(self, tokens: Tensor, start: int = 0) -> Tensor:
-        """float [n, L, width] of tokens [n, L] that stand at the places `start` and after."""
-        return math.sqrt(self.waves.shape[1]) * self.table(tokens) + self.waves[start : start + tokens.shape[1]]  # (1)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """float [n, L, width] of tokens [n, L]."""
+        return math.sqrt(self.table.embedding_dim) * self.table(tokens)  # (1)
 
     def logits(self, h: Tensor) -> Tensor:
         """u, float [..., V], of vectors [..., width]."""
@@ -56,12 +53,6 @@ class Words(nn.Module):
         weight = F.pad(torch.zeros_like(seen, dtype=h.dtype), (0, OTHERS), value=math.log(len(absent) / OTHERS))
         logits = F.linear(h, self.table(some), self.bias[some] + weight)  # (3)
         return -F.cross_entropy(logits, torch.searchsorted(seen, tokens), reduction="none")
-
-
-def waves(places: int, width: int) -> Tensor:
-    """float [places, width]: sines and cosines from fast to slow."""
-    angle = torch.arange(places)[:, None] * torch.exp(-math.log(10_000) * torch.arange(0, width, 2) / width)
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :width]
 
 
 def chosen(p: Tensor, temperature: float, top_p: float, rng: torch.Generator | None) -> Tensor:

@@ -9,9 +9,8 @@ Enough Data? Deep Learning to the Rescue!, 2020, arXiv:1911.03118.
     (3)  loss = - log p, a token; two thirds of each batch in the order in which rows are drawn, the others in the other one,
          where the label at the end of (1) counts `emphasis` times
     (4)  p(y | x) = p(label y after BOS x) / sum_y' p(label y' after BOS x)
-    (5)  of `candidates` draws x ~ p(x | y) for each row that is wanted of y: first those whose p(y | x) is the largest of all labels',
-         each in turn the one with the largest mean of  n(w)^1/2 / (1 + k(w))  over its tokens and pairs of tokens w
-         n(w), k(w): how often w stands in the draws, and in the rows that are chosen already
+    (5)  of `candidates` draws x ~ p(x | y) for each row that is wanted of y those are kept that say much together
+         (generators/text/choosing.py), first of those whose p(y | x) is the largest of all labels'
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from data.errors import BadInput
 from generators.base import Answering, Naming, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, PAD, SEP, TextCodec
 from generators.nets.words import chosen
+from generators.text.choosing import choice
 from generators.text.sequences import SequenceNet
 from generators.train import Training
 
 GROUP = 32  # rows of like length that are read side by side in training
 AT_WORK = 65_536  # places of rows that are drawn side by side
-CHOSEN = 128  # rows of a label that are chosen together
 
 
 @dataclass(frozen=True)
@@ -93,16 +92,9 @@ class GPT(Neural, Answering, Naming):
     def draw(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
         if not net.labels:
             return self.once(net, labels, rng)
-        several, n = labels.repeat(self.candidates), len(labels)
+        several = labels.repeat(self.candidates)
         tokens = self.once(net, several, rng)
-        named = self.posterior(net, tokens).argmax(1) == several
-        found = tokens[:n].clone()
-        for label in labels.unique():
-            for rows in (labels == label).nonzero()[:, 0].split(CHOSEN):
-                made = (rows + n * torch.arange(self.candidates)[:, None]).flatten()
-                best = made[telling(tokens[made], named[made], len(rows))]
-                found[rows] = tokens[best[torch.randperm(len(rows), generator=rng)]]
-        return found
+        return choice(tokens, self.posterior(net, tokens).argmax(1) == several, labels, rng)  # (5)
 
     def once(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
         """Tokens [n, T] of rows drawn from p(x | y) or, without labels, p(x)."""
@@ -127,18 +119,3 @@ class GPT(Neural, Answering, Naming):
         for group in known.argsort(stable=True).split(max(16, AT_WORK // net.places)):
             tokens[group] = net.rows(net.go_on(begun[group], known[group], choose))
         return tokens
-
-
-def telling(tokens: Tensor, named: Tensor, n: int) -> Tensor:
-    """int64 [n]: n of m rows, tokens int64 [m, T], that say much and seldom the same; first of those that are `named`, bool [m]."""
-    tokens = tokens[:, : int((tokens != PAD).sum(1).max())]
-    said = torch.cat([tokens, (tokens[:, :-1] << 32) + tokens[:, 1:]], dim=1)
-    real = torch.cat([tokens, tokens[:, 1:]], dim=1) != PAD
-    kinds, which = said.masked_fill(~real, -1).unique(return_inverse=True)
-    worth, heard = torch.bincount(which.flatten()).sqrt() * (kinds >= 0), torch.ones(len(kinds))
-    found, share = torch.empty(n, dtype=torch.int64), torch.where(named, 1.0, 1e-6) / real.sum(1)
-    for place in range(n):
-        best = ((worth / heard)[which].sum(1) * share).argmax()  # (5)
-        found[place], share[best] = best, -1
-        heard.index_add_(0, which[best], torch.ones(which.shape[1]))
-    return found

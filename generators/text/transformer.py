@@ -9,6 +9,8 @@ with Monolingual Data, 2016, arXiv:1511.06709.
     (3)  a_ij = softmax_j((M m_j + N e_j-1) P h_i)                        over the tokens s_j of the source, which know the one before
     (4)  p(w_i = w) = g_i softmax_w(E h_i + b) + (1 - g_i) sum_j a_ij [s_j = w],   g_i = sigmoid(G h_i), 1 when there is no source
     (5)  loss = - log p(w_i), on average over the tokens of x from the label, of y from x, and for a share of the rows of x from y
+    (6)  of `candidates` draws for each row that is wanted those are kept that say much together (generators/text/choosing.py), first of
+         the half with the largest log p(y | x, label) a token
 
 So that (3) learns to copy whatever there is and not only the names of the rows, some of the tokens that both texts of a row have are
 replaced while training, in both alike, by others. Keys and values of the source are made once a text, those of what is written once a
@@ -30,10 +32,12 @@ from generators.base import Answering, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, FIRST, LONGEST, PAD, SEP, TextCodec
 from generators.nets.crossing import Crossing, Reading
 from generators.nets.words import Words, chosen, ruled, spare
+from generators.text.choosing import choice
 from generators.train import Training
 
 ROWS = 256  # texts that are written side by side
-ALIKE = 32  # texts of like length that are trained on side by side
+READ = 64  # and read again, which takes the chances of all tokens
+ALIKE = 8  # texts of like length that are trained on side by side
 SURE = 30.0  # a gate that is open
 
 
@@ -80,37 +84,49 @@ class TransformerNet(nn.Module):
         gate = self.gate(h)[:, :, 0].masked_fill(~there[:, 1:].any(1, keepdim=True), SURE)
         return score.masked_fill(~there[:, None, 1:], -1e9).softmax(2), gate  # (3)
 
-    def log_prob(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-        """log p of every token of the targets [n, L + 1] but their starts, float [m], of sources [n, S], in groups of like length."""
-        states, wanted, gates, copied = [], [], [], []
-        for read, written, y in alike(source, target, labels):
-            memory, there = self.read(read, y)
+    def log_prob(self, source: Tensor, target: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The row, int64 [m], and log p, float [m], of every token of the targets [n, L + 1] but their starts, of sources [n, S].
+
+        They are read in groups of like length.
+        """
+        owners, states, wanted, gates, copied = [], [], [], [], []
+        for rows, read, written in alike(source, target):
+            memory, there = self.read(read, labels[rows])
             h, after, live = self(written[:, :-1], memory, there), written[:, 1:], written[:, 1:] != PAD
             pointer, gate = self.pointer(h, self.places(read, memory), there)
             copied.append((pointer * (read[:, None] == after[:, :, None])).sum(2)[live])
+            owners.append(rows[:, None].expand_as(after)[live])
             states.append(h[live])
             gates.append(gate[live])
             wanted.append(after[live])
         gate, copy = torch.cat(gates), torch.cat(copied).clamp(min=1e-12).log()
         said = self.words.log_prob(torch.cat(states), torch.cat(wanted))
-        return torch.logaddexp(F.logsigmoid(gate) + said, F.logsigmoid(-gate) + copy)  # (4)
+        return torch.cat(owners), torch.logaddexp(F.logsigmoid(gate) + said, F.logsigmoid(-gate) + copy)  # (4)
+
+    def sureness(self, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+        """log p(w_i), on average over the tokens of y [n, M], given x [n, S]; float [n]."""
+        found = torch.zeros(len(y))
+        for some in torch.arange(len(y)).split(READ):
+            rows, log_p = self.log_prob(x[some], told(SEP, y[some]), labels[some])
+            found[some] = torch.zeros(len(some)).index_add_(0, rows, log_p) / ((y[some] != PAD).sum(1) + 1)
+        return found
 
 
 class Writing:
     """Texts on their way, token by token."""
 
     def __init__(self, net: TransformerNet, source: Tensor, labels: Tensor):
-        self.net, self.source, self.place = net, source, 0
+        self.net, self.source = net, source
         memory, self.there = net.read(source, labels)
         self.places, self.keys = net.places(source, memory), [layer.look.keys(memory) for layer in net.writers]
         self.memories = [layer.block.memory(len(source), net.longest) for layer in net.writers]
 
     def step(self, tokens: Tensor) -> Tensor:
         """The chances [n, V] of what follows the tokens int64 [n]."""
-        x = self.net.words(tokens[:, None], self.place)
+        x = self.net.words(tokens[:, None])
         for layer, keys, memory in zip(self.net.writers, self.keys, self.memories, strict=True):
             x = layer(x, keys, self.there, memory)
-        self.place, h = self.place + 1, self.net.norm(x)
+        h = self.net.norm(x)
         pointer, gate = self.net.pointer(h, self.places, self.there)
         p = gate.sigmoid() * self.net.words.logits(h[:, 0]).softmax(1)
         return p.scatter_add(1, self.source, (gate.sigmoid().neg() + 1) * pointer[:, 0])  # (4)
@@ -127,7 +143,8 @@ class Transformer(Neural, Answering):
     """`depth` blocks of `width` with `heads` on either side; `backwards` is the share of rows that are also learnt the other way round.
 
     In a share of the rows, `renamed`, half of the tokens that both texts have are replaced while training. Texts are drawn at
-    `temperature`, those that answer another at `answer_temperature`, both from the nucleus `top_p`.
+    `temperature`, those that answer another at `answer_temperature`, both from the nucleus `top_p`; `candidates` rows for each that is
+    kept.
     """
 
     width: int = 128
@@ -136,15 +153,18 @@ class Transformer(Neural, Answering):
     dropout: float = 0.1
     backwards: float = 0.2
     renamed: float = 0.3
+    candidates: int = 4
     temperature: float = 1.0
     answer_temperature: float = 0.5
     top_p: float = 0.98
-    training: Training = Training(epochs=8, least_steps=1500, batch=16, lr=2e-3, weight_decay=0.01, ema=0.995)
+    training: Training = Training(epochs=8, least_steps=3000, batch=16, tokens=800, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> TransformerNet:
-        if self.width % self.heads:
-            raise BadInput(f"text/transformer.width is {self.width}; it must be a multiple of heads, which is {self.heads}")
+        if self.width % (2 * self.heads):
+            raise BadInput(f"text/transformer.width is {self.width}; it must be a multiple of twice heads, which is {2 * self.heads}")
+        if self.candidates < 1:
+            raise BadInput(f"text/transformer.candidates is {self.candidates}; it must be at least 1")
         return TransformerNet(codec, self.width, self.depth, self.heads, self.dropout)
 
     def loss(self, net: TransformerNet, rows: Rows, phase: str) -> Tensor:
@@ -155,18 +175,23 @@ class Transformer(Neural, Answering):
             x, y = renamed(x, y, len(net.words.bias), self.renamed * net.training)
             tasks += [(x, told(SEP, y), rows[1]), (y[back], told(BACK, x[back]), rows[1][back])]
         source, target, labels = (torch.cat(parts) for parts in zip(*tasks, strict=True))
-        return -net.log_prob(source, target, labels).mean()  # (5)
+        return -net.log_prob(source, target, labels)[1].mean()  # (5)
 
     def draw(self, net: TransformerNet, labels: Tensor, rng: torch.Generator) -> Tensor:
-        parts = []
-        for some in labels.split(ROWS):
-            room = torch.full_like(some, net.longest - (spare(net.longest) + 1) * (net.texts > 1))  # what an answer takes
-            x = y = write(net, some.new_zeros(len(some), 0), some, BOS, room, self.temperature, self.top_p, rng)
-            if net.texts > 1:
-                room = net.longest - 1 - (x != PAD).sum(1)
-                y = write(net, x, some, SEP, room, self.answer_temperature, self.top_p, rng)
-            parts.append(joined(x, y if net.texts > 1 else None, net.longest))
-        return torch.cat(parts)  # (1)
+        several = labels.repeat(self.candidates)
+        parts = [self.once(net, some, rng) for some in several.split(ROWS)]
+        tokens, sureness = (torch.cat(part) for part in zip(*parts, strict=True))
+        return choice(tokens, sureness >= sureness.median(), labels, rng)  # (6)
+
+    def once(self, net: TransformerNet, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows [n, T], one for each label int64 [n], and how sure the net is of their last text, float [n]; 0 where it is the only one."""
+        room = torch.full_like(labels, net.longest - (spare(net.longest) + 1) * (net.texts > 1))  # what an answer takes
+        x = write(net, labels.new_zeros(len(labels), 0), labels, BOS, room, self.temperature, self.top_p, rng)
+        if net.texts == 1:
+            return joined(x, None, net.longest), torch.zeros(len(labels))
+        room = net.longest - 1 - (x != PAD).sum(1)
+        y = write(net, x, labels, SEP, room, self.answer_temperature, self.top_p, rng)  # (1)
+        return joined(x, y, net.longest), net.sureness(x, y, labels)
 
     def answer(self, net: TransformerNet, rows: Rows, rng: torch.Generator | None, back: bool = False) -> Tensor:
         parts = []
@@ -239,9 +264,9 @@ def joined(x: Tensor, y: Tensor | None, longest: int) -> Tensor:
     return rows[:, :longest].clone()
 
 
-def alike(source: Tensor, target: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The texts in groups of like length, without the PAD that all of a group have."""
+def alike(source: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The numbers of rows whose texts are of like length, and those texts without the PAD that all of them have."""
     size, length = (source != PAD).sum(1), (target != PAD).sum(1)
     order = (size + length + source.shape[1] * (size > 0)).argsort()
     for rows in order.split(ALIKE):
-        yield source[rows, : int(size[rows].max())], target[rows, : int(length[rows].max())], labels[rows]
+        yield rows, source[rows, : int(size[rows].max())], target[rows, : int(length[rows].max())]

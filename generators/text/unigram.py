@@ -29,11 +29,10 @@ from data.errors import BadInput
 from data.texts import words
 from generators.base import Labelled, Rows, Run
 from generators.codecs.text import EOS, FIRST, PAD, SEP, TextCodec
-from generators.text.gpt import telling
+from generators.text.choosing import CHOSEN, telling
 
 MOST = 8192  # words that are known, the most frequent ones
 SPACE = "\u0120"  # as the tokenizer writes it
-CHOSEN = 128  # rows of a label that are chosen together
 TINY = 1e-4  # of all words, where a label has few of its own
 
 

@@ -36,7 +36,7 @@ from generators.nets.words import Words, chosen, ruled, spare
 from generators.train import Training
 
 ROWS = 256  # rows that are encoded or written side by side
-ALIKE = 32  # rows of like length that are trained on side by side
+ALIKE = 8  # rows of like length that are trained on side by side
 FLOOR = 1e-4  # added to the variance of a code
 COPIES = 4  # codes of each row that the density is fitted to: it shall not fit their noise
 
@@ -52,7 +52,7 @@ class VAENet(nn.Module):
         self.texts, self.longest, self.latent = len(codec.texts), codec.longest, latent
         self.words, self.label = Words(codec.size, width), nn.Embedding(len(codec.shares), width)
         self.readers: Any = nn.ModuleList([Reading(width, heads)])
-        self.writers: Any = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.writers: Any = nn.ModuleList(Block(width, heads, turning=True) for _ in range(depth))
         self.read_norm, self.norm, self.drop = nn.LayerNorm(width), nn.LayerNorm(width), nn.Dropout(dropout)
         self.leave, self.enter = nn.Linear(width, 2 * latent), nn.Linear(latent, width)
         self.prior = Mixtures(len(codec.shares), components, latent)
@@ -111,8 +111,8 @@ class VAE(Descending, Labelled):
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> VAENet:
-        if self.width % self.heads:
-            raise BadInput(f"text/vae.width is {self.width}; it must be a multiple of heads, which is {self.heads}")
+        if self.width % (2 * self.heads):
+            raise BadInput(f"text/vae.width is {self.width}; it must be a multiple of twice heads, which is {2 * self.heads}")
         return VAENet(codec, self.latent, self.width, self.depth, self.heads, self.components, self.dropout)
 
     def learn(self, net: VAENet, rows: Rows, run: Run) -> VAENet:
@@ -170,7 +170,7 @@ def write(net: VAENet, z: Tensor, labels: Tensor, temperature: float, top_p: flo
     found, alive = torch.full((len(z), net.longest), PAD), torch.arange(len(z))
     tokens, left = torch.full_like(labels, BOS), torch.full_like(labels, net.texts - 1)
     for place in range(net.longest):
-        x = net.words(tokens[:, None], place) + told
+        x = net.words(tokens[:, None]) + told
         for layer, memory in zip(net.writers, memories, strict=True):
             x = layer(x, memory)
         p = net.words.logits(net.norm(x[:, 0])).softmax(1)
