@@ -36,7 +36,8 @@ Loss = Callable[[Any, tuple[Tensor, ...], str], Tensor]
 @dataclass(frozen=True)
 class Training:
     """How to descend. `steps` None means as many as `epochs` passes over the rows take, but at least `least_steps`, and at least
-    `root_steps` times the root of the numbers that a row has: a picture of twice the side takes twice as many.
+    `root_steps` times the root of the numbers that a row has: a picture of twice the side takes twice as many. These
+    make no more than `most_epochs` passes, if that is not 0: a net that sees few rows too often says nothing but them.
 
     `batch` and `lr` are for a large table: a small one gets at least sixteen batches a pass, and a rate lower by the root of the batch.
     So do rows of tokens that are long: a batch holds about `tokens` of them at most, if that is not 0.
@@ -52,6 +53,7 @@ class Training:
     epochs: float = 30.0
     least_steps: int = 300
     root_steps: float = 0.0
+    most_epochs: float = 0.0
     batch: int = 256
     tokens: int = 0
     lr: float = 1e-3
@@ -355,6 +357,8 @@ def fitting(training: Training, rows: tuple[Tensor, ...], n: int) -> Training:
         batch = min(batch, max(1, round(training.tokens * len(rows[0]) / int((rows[0] != 0).sum()))))
     decay = training.weight_decay * min(20.0, TYPICAL / n)
     least = max(training.least_steps, round(training.root_steps * math.sqrt(rows[0][0].numel())))
+    if training.most_epochs:
+        least = min(least, math.ceil(training.most_epochs * n / batch))
     return replace(training, least_steps=least, batch=batch, lr=training.lr * math.sqrt(batch / training.batch), weight_decay=decay)
 
 

@@ -209,6 +209,15 @@ def test_a_batch_holds_fewer_rows_where_they_are_long(words, batch):
     assert recipe.fit(data, seed=0).log["batch"] == batch
 
 
+def test_few_rows_are_not_seen_more_often_than_so_many_times():
+    data = pairs().take(np.arange(40))
+    few, many = Training(epochs=1, least_steps=30, most_epochs=5, batch=16), Training(epochs=1, least_steps=30, batch=16)
+    for training, steps in ((few, 13), (many, 30), (replace(few, least_steps=4), 4), (replace(few, epochs=6), 15)):
+        recipe = Transformer(width=8, heads=2, candidates=1, training=training)
+        assert recipe.fit(data, seed=0).log["steps"] == steps
+        assert recipe.expected(data).wanted == steps
+
+
 def test_rows_that_say_something_else_are_kept_of_several_draws():
     data = pairs()
     recipe = Transformer(width=32, heads=2, training=Training(steps=60, batch=32, lr=4e-3))

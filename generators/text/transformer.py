@@ -157,7 +157,7 @@ class Transformer(Neural, Answering):
     temperature: float = 1.0
     answer_temperature: float = 0.5
     top_p: float = 0.98
-    training: Training = Training(epochs=8, least_steps=3000, batch=16, tokens=800, lr=2e-3, weight_decay=0.01, ema=0.995)
+    training: Training = Training(epochs=8, least_steps=3000, most_epochs=40, batch=16, tokens=800, lr=2e-3, weight_decay=0.01, ema=0.995)
     codec: ClassVar[type[TextCodec]] = TextCodec
 
     def build(self, codec: TextCodec) -> TransformerNet:
