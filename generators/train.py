@@ -36,11 +36,11 @@ Loss = Callable[[Any, tuple[Tensor, ...], str], Tensor]
 @dataclass(frozen=True)
 class Training:
     """How to descend. `steps` None means as many as `epochs` passes over the rows take, but at least `least_steps`, and at least
-    `root_steps` times the root of the numbers that a row has: a picture of twice the side takes twice as many. These
-    make no more than `most_epochs` passes, if that is not 0: a net that sees few rows too often says nothing but them.
+    `root_steps` times the root of the numbers that a row has: a picture of twice the side takes twice as many. What
+    these two add makes no more than `most_epochs` passes, if that is not 0: a net that sees few rows too often says nothing but them.
 
     `batch` and `lr` are for a large table: a small one gets at least sixteen batches a pass, and a rate lower by the root of the batch.
-    So do rows of tokens that are long: a batch holds about `tokens` of them at most, if that is not 0.
+    A batch of rows of tokens holds about so many `tokens` at most, if that is not 0, and the rate falls likewise.
     `weight_decay` is for 30,000 rows: a prior weighs more when fewer rows speak against it, so it grows as rows get fewer, up to
     twentyfold.
     The rate warms up, holds, and falls linearly to zero over the last `decay` of the steps, and dropout with it: the net settles on what
@@ -350,8 +350,8 @@ def planned(training: Training, rows: int) -> int:
 
 
 def fitting(training: Training, rows: tuple[Tensor, ...], n: int) -> Training:
-    """The recipe for n rows like these: at least sixteen batches a pass, at least so many steps as the numbers of a row ask for, rate by
-    the root of the batch, decay by the inverse of the rows."""
+    """The recipe for n rows like these, tensors [m, ...]: at least sixteen batches a pass and fewer rows where they are long, at least so
+    many steps as the numbers of a row ask for, rate by the root of the batch, decay by the inverse of the rows."""
     batch = min(training.batch, max(32, n // 16))
     if training.tokens:
         batch = min(batch, max(1, round(training.tokens * len(rows[0]) / int((rows[0] != 0).sum()))))
