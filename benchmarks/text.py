@@ -7,10 +7,10 @@
                                                                              drawing with and without a cache
     python -m benchmarks.text --tables                                       only write the tables again
 
-A line of results/text.jsonl is one fit with its defaults and as many rows as it learnt from, of which those with the words of a
-training row are drawn again. Seconds are CPU seconds of this process. Scores are those of the project's judges
-(docs/evaluation.md) with their 95 % interval over redraws of the real rows that nobody learnt from; `copies` are the rows whose
-words are those of a training row before they are drawn again.
+A line of results/text.jsonl is one fit with its defaults and as many rows as it learnt from, but at least ROWS: rows cost a generator
+nothing but time, and where real ones are few a judge learns more from more. None has the words of a training row; those are drawn again.
+Seconds are CPU seconds of this process. Scores are those of the project's judges (docs/evaluation.md) with their 95 % interval over
+redraws of the real rows that nobody learnt from; `copies` are the rows as they are drawn whose words are those of a training row.
 The corpora lie in $ALFAR_BENCH_DATA/text; `messages_es` and the docstrings are built in, the latter of the Python that runs this.
 """
 
@@ -35,6 +35,7 @@ RESULTS = HERE / "results" / "text.jsonl"
 TEXTS = Path(os.environ.get("ALFAR_BENCH_DATA", "../shared/data")) / "text"
 REAL = "real rows"
 SHOTS = 10  # rows of an intent, where they are few
+ROWS = 5_000  # that are made, at least
 DRAWN = 3_000  # rows that are looked at as they are drawn
 PAIRS = 2_000  # real pairs, where back-translation adds others
 DATABASE = TEXTS / "text2sql" / "geography.sqlite"
@@ -139,7 +140,7 @@ def measured(name: str, corpus: str, seed: int, real: Any) -> dict[str, Any]:
     began = time.process_time()
     fitted = make(name, {}).fit(train, seed=seed)
     fit = time.process_time() - began
-    made = fitted.sample(len(train), seed=seed, avoid=train)
+    made = fitted.sample(max(ROWS, len(train)), seed=seed, avoid=train)
     drawn = time.process_time() - began - fit
     free = as_drawn(fitted, min(DRAWN, len(train)), seed)
     texts = Texts.of(schema, train)
@@ -147,6 +148,7 @@ def measured(name: str, corpus: str, seed: int, real: Any) -> dict[str, Any]:
         "generator": name,
         "corpus": corpus,
         "seed": seed,
+        "rows": len(made),
         "fit_s": round(fit, 1),
         "sample_s": round(drawn, 1),
         "copies": round(float(np.isin(keys(free.table, texts.columns), texts.known).mean()), 4),
@@ -258,7 +260,7 @@ def cache() -> dict[str, Any]:
     from generators.registry import make
 
     real = clinc150()
-    fitted = make("text/gpt", {"training": {"steps": 1}, "candidates": 1}).fit(real.train, seed=0)
+    fitted = make("text/gpt", {"training": {"steps": 1}}).fit(real.train, seed=0)
     net, labels = fitted.net, torch.arange(256) % len(fitted.codec.shares)  # type: ignore[attr-defined]
     with torch.inference_mode():
         began = time.process_time()
@@ -300,15 +302,16 @@ def table(corpus: str) -> str:
         return ""
     real = lines.pop((REAL, 0))
     columns = [(judge, metric) for judge, scores in real["scores"].items() for metric in scores]
-    head = ["rows", "fit CPU s", "drawing CPU s", "copies %", *(f"{judge} {metric}" for judge, metric in columns)]
+    head = ["rows", "made", "fit CPU s", "drawing CPU s", "copies %", *(f"{judge} {metric}" for judge, metric in columns)]
     text = [row(head), "|---|" + "---:|" * (len(head) - 1)]
     copies = next((f"{100 * r['copies_real']:.1f}" for r in lines.values()), "–")
-    text.append(row([REAL, "–", "–", copies, *(told(real["scores"][judge][metric]) for judge, metric in columns)]))
+    text.append(row([REAL, "–", "–", "–", copies, *(told(real["scores"][judge][metric]) for judge, metric in columns)]))
     for (name, seed), found in lines.items():
         more = "".join(f"; {key} {100 * found[key]:.1f} %" for key in found if key.startswith(("runs", "faithful")))
+        costs = [f"{found['rows']:,}", f"{found['fit_s']:.0f}", f"{found['sample_s']:.0f}", f"{100 * found['copies']:.1f}"]
         cells = [told(found["scores"][j][m], real["scores"][j][m]["mean"]) for j, m in columns]
         label = f"**`{name}`**{f' seed {seed}' if seed else ''}{more}"
-        text.append(row([label, f"{found['fit_s']:.0f}", f"{found['sample_s']:.0f}", f"{100 * found['copies']:.1f}", *cells]))
+        text.append(row([label, *costs, *cells]))
     return f"## {corpus}\n\n" + "\n".join(text) + "\n"
 
 
@@ -364,9 +367,9 @@ ADDED = {
 
 
 CAPTION = """Measured by `python -m benchmarks.text`: defaults, one thread; in brackets the 95 % interval over redraws of the test
-rows, in bold the share of what the judge scores after real rows. `copies`: rows with the words of a training row before they are
-drawn again; of real rows: test rows. `runs`: synthetic queries that run on the database. `faithful`: names and numbers of
-synthetic summaries that stand in their documents."""
+rows, in bold the share of what the judge scores after real rows. `made`: rows made, at least 5,000. `copies`: rows as drawn
+with the words of a training row, which are drawn again; of real rows: test rows. `runs`: synthetic queries that run on the
+database. `faithful`: names and numbers of synthetic summaries that stand in their documents."""
 
 
 def main() -> None:

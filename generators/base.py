@@ -242,7 +242,7 @@ class Descending(Generator):
         real = trial.codec.encode(some, np.random.default_rng(0))
         wanted = planned(fitting(self.training, real, len(data)), len(data))
         steps = wanted if minutes is None else max(1, min(wanted, int(SHARE * 60 * minutes / seconds)))
-        pool = trial.pool(data, 0)
+        pool, several = trial.pool(data, 0), self.several(trial.net) if isinstance(self, Choosing) else 1
         for drawn in DRAWN:
             began = time.perf_counter()
             with torch.inference_mode(), few_threads(trial.net):
@@ -250,7 +250,9 @@ class Descending(Generator):
                 if isinstance(self, Translating) and pool:
                     rows = self.translate(trial.net, pool.take(drawn, {}))
                 else:
-                    rows = self.sample(trial.net, drawn, rng)
+                    rows = self.sample(trial.net, drawn * several, rng)
+                if isinstance(self, Choosing) and several > 1:
+                    self.sure(trial.net, rows)
                 trial.codec.decode(rows, np.random.default_rng(0), start=0, seed=0)
             row = (time.perf_counter() - began) / drawn
             if row * drawn > SHOWN:
@@ -307,6 +309,28 @@ class Labelled(Conditional):
         shares = net.shares * weights[0] if 0 in weights else net.shares
         labels = torch.multinomial(shares, n if shares.sum() > 0 else 0, replacement=True, generator=rng)
         return self.draw(net, labels, rng), labels
+
+
+@dataclass(frozen=True)
+class Choosing(Labelled):
+    """A generator of texts of which `candidates` rows are drawn for each that is kept: of those that are fit to be kept, the ones that say
+    much together, first such as are `sure` (generators/choosing.py)."""
+
+    candidates: int = 1
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            from generators.registry import name_of
+
+            raise BadInput(f"{name_of(type(self))}.candidates is {self.candidates}; it must be at least 1")
+
+    @abstractmethod
+    def sure(self, net: Any, rows: Rows) -> Tensor:
+        """bool [n]: the rows that are taken before others."""
+
+    def several(self, net: Any) -> int:
+        """How many rows are drawn for each that is kept."""
+        return self.candidates
 
 
 @dataclass(frozen=True)

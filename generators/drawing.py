@@ -22,7 +22,8 @@ from data.errors import BadInput, suggest
 from data.schema import Column, Constraint, Dataset, Schema
 from data.terms import TEXT, TRUTH, Test, marked, sort_of
 from data.texts import Texts
-from generators.base import Conditional, Rows, Translating
+from generators.base import Choosing, Conditional, Rows, Translating
+from generators.choosing import choice
 
 if TYPE_CHECKING:
     from generators.fitted import Fitted
@@ -121,23 +122,24 @@ class Drawing:
         """n of the `of` rows of the stream; `start` numbers the first of them. BadInput when they are too rare."""
         parts: list[pa.Table] = []
         have = drawn = dry = 0
-        size = min(n, FIRST) if wish.rare else n
+        size, several = min(n, FIRST) if wish.rare else n, self.several
         while have < n:
-            rows = wish.draw(size, rng)
+            rows = wish.draw(size * several, rng)
             table = wish.decode(rows, numbers, start + have, self.seed)
-            keep = self.unseen.take(table, self.passing(wish, table), n - have, self.tally)
-            table_rows, draws = table.num_rows, len(rows[0]) if wish.weights else size
-            if len(keep) < table_rows or table_rows < size:
+            keep = self.unseen.take(table, self.chosen(rows, self.passing(wish, table), size, rng), n - have, self.tally)
+            table_rows, draws = table.num_rows, len(rows[0]) if wish.weights else size * several
+            if len(keep) < table_rows or table_rows < draws:
                 table = self.renumbered(wish, rows, table, keep, start + have)
             parts.append(table)
-            have, drawn, dry = have + len(keep), drawn + draws, 0 if len(keep) else dry + size
-            last = keep[-1] + 1 if have == n else table_rows  # what was drawn beyond the last row says nothing of the rate
+            have, drawn, dry = have + len(keep), drawn + draws, 0 if len(keep) else dry + draws
+            last = keep[-1] + 1 if have == n and several == 1 else table_rows  # what lies beyond the last row says nothing of the rate
             self.tally.drawn += round(draws * last / table_rows) if table_rows else draws
             self.tally.kept += len(keep)
             self.tally.progress(self.tally.kept, of, f"rows made out of {self.tally.drawn:,} draws")
             if dry >= RAREST or (wish.weights and not draws):
                 raise BadInput(self.hopeless(wish, have, drawn))
-            size = min(LARGEST, 4 * size) if not have else int(min(LARGEST, max(256, 1.1 * (n - have) * drawn / have)))
+            most, least = LARGEST // several, 256 // several
+            size = min(most, 4 * size) if not have else int(min(most, max(least, 1.1 * (n - have) * drawn / have / several)))
         return pa.concat_tables(parts)
 
     def passing(self, wish: Wish, table: pa.Table) -> np.ndarray:
@@ -149,6 +151,23 @@ class Drawing:
             wrong |= rows
             self.tally.turn(what, int(rows.sum()))
         return np.flatnonzero(~wrong)
+
+    @property
+    def several(self) -> int:
+        """How many rows are drawn for each that is kept."""
+        generator = self.fitted.generator
+        return generator.several(self.fitted.net) if isinstance(generator, Choosing) else 1
+
+    def chosen(self, rows: Rows, passing: np.ndarray, n: int, rng: torch.Generator) -> np.ndarray:
+        """int64 [m], rising: about n of the rows that pass; all of them unless the generator has them chosen."""
+        generator = self.fitted.generator
+        if not isinstance(generator, Choosing) or self.several == 1 or not len(passing):
+            return passing
+        tokens, labels = (t[passing] for t in rows)
+        wanted = divided(n, np.bincount(rows[1].numpy()))
+        found = choice(tokens, generator.sure(self.fitted.net, (tokens, labels)), labels, torch.from_numpy(wanted), rng)
+        self.tally.turn("a row that says less than others", len(passing) - len(found))
+        return passing[found.numpy()]
 
     def renumbered(self, wish: Wish, rows: Rows, table: pa.Table, keep: np.ndarray, start: int) -> pa.Table:
         """The rows that are kept, their ids without gaps."""

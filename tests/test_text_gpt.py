@@ -1,5 +1,6 @@
 """The sequences, the likelihood and the sampling of text/gpt, and the probabilities of text/ngram."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch.nn.functional as F
 
 from data.errors import BadInput
 from data.schema import Dataset, Schema
+from generators.choosing import choice, telling
 from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
 from generators.fitted import Fitted
-from generators.text.choosing import telling
 from generators.text.gpt import GPT
 from generators.text.ngram import Ngram
 from generators.text.sequences import SequenceNet, swapped
@@ -137,9 +138,9 @@ def test_special_tokens_cannot_be_forged(labels, texts):
     """Weights that want nothing but special tokens and labels still give rows of the right form."""
     made = net(labels, texts, longest=9)
     made.bias.data[[PAD, BOS, BACK, SEP, *range(12, 12 + labels)]] += 20
-    tokens = GPT(candidates=1).draw(made, torch.arange(300) % max(1, labels), torch.Generator().manual_seed(0))
+    tokens = GPT().draw(made, torch.arange(300) % max(1, labels), torch.Generator().manual_seed(0))
     made.bias.data[[SEP, EOS]] -= 60  # and those that never want to end
-    tokens = torch.cat([tokens, GPT(candidates=1).draw(made, torch.arange(300) % max(1, labels), torch.Generator().manual_seed(0))])
+    tokens = torch.cat([tokens, GPT().draw(made, torch.arange(300) % max(1, labels), torch.Generator().manual_seed(0))])
     for row in tokens.tolist():
         text = row[: row.index(EOS) + 1]
         assert [token for token in text if token < FIRST] == [SEP] * (texts - 1) + [EOS]
@@ -184,13 +185,6 @@ def test_answers_keep_what_was_asked(back):
         assert torch.equal(likeliest[i], GPT().answer(made, (ROWS[i : i + 1], none[:1]), None, back)[0])
 
 
-def test_rows_are_kept_whose_label_the_net_would_name():
-    made, labels, rng = net(), torch.arange(300) % 3, torch.Generator().manual_seed(0)
-    drawn = [GPT(candidates=candidates).draw(made, labels, rng) for candidates in (1, 8)]
-    share = [(GPT().posterior(made, tokens).argmax(1) == labels).float().mean().item() for tokens in drawn]
-    assert share[1] > share[0] + 0.1
-
-
 def test_rows_that_say_something_else_are_chosen():
     tokens = rows([5, 6, EOS], [5, 6, EOS], [7, 8, EOS], [5, 6, EOS], [9, 9, EOS], longest=4)
     everyone, some = torch.ones(5, dtype=torch.bool), torch.tensor([False, True, True, True, False])
@@ -200,6 +194,16 @@ def test_rows_that_say_something_else_are_chosen():
     assert set(telling(tokens, some, 4).tolist()) > {1, 2, 3}
 
 
+def test_each_label_keeps_its_share_of_what_is_chosen():
+    tokens, rng = torch.randint(FIRST, 90, (900, 7)), torch.Generator().manual_seed(0)
+    labels, wanted = torch.arange(900) % 3, torch.tensor([200, 70, 0])
+    found = choice(tokens, torch.ones(900, dtype=torch.bool), labels, wanted, rng)
+    assert torch.equal(labels[found].bincount(minlength=3), wanted)
+    assert (found.diff() > 0).all()
+    few = choice(tokens[:30], torch.ones(30, dtype=torch.bool), labels[:30], wanted, rng)
+    assert torch.equal(labels[few].bincount(minlength=3), torch.tensor([10, 10, 0]))
+
+
 def test_rows_cost_what_they_hold():
     codec = TextCodec.fit(sentences())
     assert codec.filled((rows([A, EOS], [A, B, SEP, C, EOS], longest=9), Y[:2])) == 3.5
@@ -207,7 +211,7 @@ def test_rows_cost_what_they_hold():
 
 def test_parameters_are_checked():
     data = sentences()
-    for bad in (GPT(width=30), GPT(top_p=0.0), GPT(temperature=-1.0), GPT(candidates=0)):
+    for bad in (GPT(width=30), GPT(top_p=0.0), GPT(temperature=-1.0)):
         with pytest.raises(BadInput, match=r"text/gpt"):
             bad.fit(data)
 
@@ -228,8 +232,8 @@ def sentences() -> Dataset:
 
 
 @torch.inference_mode(False)
-def learnt() -> Fitted:
-    return GPT(width=32, depth=2, dropout=0.0, training=Training(steps=300, batch=32, lr=5e-3)).fit(sentences(), seed=0)
+def learnt(steps: int = 300) -> Fitted:
+    return GPT(width=32, depth=2, dropout=0.0, training=Training(steps=steps, batch=32, lr=5e-3)).fit(sentences(), seed=0)
 
 
 def test_what_rows_say_is_learnt():
@@ -239,6 +243,15 @@ def test_what_rows_say_is_learnt():
     assert np.mean([pair in real for pair in zip(made.table["text"].to_pylist(), made.table["when"].to_pylist(), strict=True)]) > 0.95
     rows = model.codec.encode(sentences(), np.random.default_rng(0))
     assert (model.generator.posterior(model.net, rows[0]).argmax(1) == rows[1]).all()
+
+
+def test_rows_are_kept_whose_label_the_net_would_name():
+    model = learnt(steps=40)
+    share = []
+    for candidates in (1, 6):
+        made = replace(model, generator=replace(model.generator, candidates=candidates)).sample(200, seed=0)
+        share.append(model.generator.sure(model.net, model.codec.encode(made, np.random.default_rng(0))).float().mean().item())
+    assert share[1] > share[0] + 0.05
 
 
 def test_ngram_probabilities_sum_to_one():

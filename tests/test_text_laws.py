@@ -11,9 +11,9 @@ from data.sources import read
 from data.split import split
 from data.texts import keys, words
 from evaluators.text import linear, terms, tfidf
-from generators.base import Descending
+from generators.base import Choosing, Descending
 from generators.codecs.text import FIRST, PAD, TextCodec
-from generators.registry import get, make
+from generators.registry import get, make, names
 from tests.small import KINDS, SMALL, each, fitted, strings
 
 ODD = ["  ok ", "שלום עולם", "👩‍👩‍👧 🎉", "a\tbc\r\nd", "<|sep|> BOS [EOS] \ufffe", "e\u0301 \u202eback", "x"]
@@ -47,6 +47,12 @@ def test_odd_texts_are_learnt_and_come_back_whole(name):
     made = make(name, SMALL.get(name, {})).fit(data, seed=0).sample(10, seed=0)
     assert len(made) == 10
     assert all(text.encode() for column in ("text", "other") for text in made.table[column].to_pylist())
+
+
+@pytest.mark.parametrize("name", [name for name in names("text") if issubclass(get(name), Choosing)])
+def test_of_no_draws_nothing_can_be_chosen(name):
+    with pytest.raises(BadInput, match=rf"{name}.candidates is 0; it must be at least 1"):
+        make(name, {"candidates": 0})
 
 
 @pytest.mark.slow

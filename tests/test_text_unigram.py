@@ -63,7 +63,7 @@ def test_a_row_has_room_for_all_its_texts():
     assert spelled([long, short], 5) == [7, 8, SEP, 12, EOS]
 
 
-@pytest.mark.parametrize("parameters", [{"shared": 0.0}, {"named": -1.0}, {"candidates": 0}])
+@pytest.mark.parametrize("parameters", [{"shared": 0.0}, {"named": -1.0}])
 def test_it_refuses_what_is_no_recipe(parameters):
     with pytest.raises(BadInput, match=next(iter(parameters))):
         fitted(**parameters)

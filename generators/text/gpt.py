@@ -9,8 +9,8 @@ Enough Data? Deep Learning to the Rescue!, 2020, arXiv:1911.03118.
     (3)  loss = - log p, a token; two thirds of each batch in the order in which rows are drawn, the others in the other one,
          where the label at the end of (1) counts `emphasis` times
     (4)  p(y | x) = p(label y after BOS x) / sum_y' p(label y' after BOS x)
-    (5)  of `candidates` draws x ~ p(x | y) for each row that is wanted of y those are kept that say much together
-         (generators/text/choosing.py), first of those whose p(y | x) is the largest of all labels'
+    (5)  of several draws x ~ p(x | y) those are kept that say much together (generators/choosing.py), first of those whose p(y | x) is
+         the largest of all labels'
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from data.errors import BadInput
-from generators.base import Answering, Naming, Neural, Rows
+from generators.base import Answering, Choosing, Naming, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, PAD, SEP, TextCodec
 from generators.nets.words import chosen
-from generators.text.choosing import choice
 from generators.text.sequences import SequenceNet
 from generators.train import Training
 
@@ -35,7 +34,7 @@ AT_WORK = 65_536  # places of rows that are drawn side by side
 
 
 @dataclass(frozen=True)
-class GPT(Neural, Answering, Naming):
+class GPT(Neural, Answering, Choosing, Naming):
     """`depth` blocks of `width` with `heads`; `dropout`; how tokens are drawn: `temperature`, `top_p`; how many rows of a label are
     drawn for each that is kept: `candidates`. A label counts as much as `emphasis` tokens where it is to be named.
     """
@@ -57,8 +56,6 @@ class GPT(Neural, Answering, Naming):
         if not 0 < self.top_p <= 1 or self.temperature <= 0:
             raise BadInput("text/gpt.top_p lies above 0 and not above 1, text/gpt.temperature above 0")
         shares = torch.tensor(codec.shares)
-        if self.candidates < 1:
-            raise BadInput(f"text/gpt.candidates is {self.candidates}; it must be at least 1")
         labelled = codec.label is not None
         return SequenceNet(codec.size, shares, labelled, len(codec.texts), codec.longest, self.width, self.depth, self.heads, self.dropout)
 
@@ -90,19 +87,17 @@ class GPT(Neural, Answering, Naming):
         return found
 
     def draw(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
-        if not net.labels:
-            return self.once(net, labels, rng)
-        several = labels.repeat(self.candidates)
-        tokens = self.once(net, several, rng)
-        return choice(tokens, self.posterior(net, tokens).argmax(1) == several, labels, rng)  # (5)
-
-    def once(self, net: SequenceNet, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """Tokens [n, T] of rows drawn from p(x | y) or, without labels, p(x)."""
         begun = torch.full((len(labels), net.places), PAD)
         begun[:, 0] = BACK if net.labels else BOS
         if net.labels:
             begun[:, 1] = net.size + labels
         return self.completed(net, begun, torch.full_like(labels, 1 + (net.labels > 0)), rng)
+
+    def sure(self, net: SequenceNet, rows: Rows) -> Tensor:
+        return self.posterior(net, rows[0]).argmax(1) == rows[1]  # (5)
+
+    def several(self, net: SequenceNet) -> int:
+        return self.candidates if net.labels else 1
 
     def answer(self, net: SequenceNet, rows: Rows, rng: torch.Generator | None, back: bool = False) -> Tensor:
         tokens, y = rows

@@ -9,8 +9,8 @@ with Monolingual Data, 2016, arXiv:1511.06709.
     (3)  a_ij = softmax_j((M m_j + N e_j-1) P h_i)                        over the tokens s_j of the source, which know the one before
     (4)  p(w_i = w) = g_i softmax_w(E h_i + b) + (1 - g_i) sum_j a_ij [s_j = w],   g_i = sigmoid(G h_i), 1 when there is no source
     (5)  loss = - log p(w_i), on average over the tokens of x from the label, of y from x, and for a share of the rows of x from y
-    (6)  of `candidates` draws for each row that is wanted those are kept that say much together (generators/text/choosing.py), first of
-         the half with the largest log p(y | x, label) a token
+    (6)  of several draws those are kept that say much together (generators/choosing.py), first of the half with the largest
+         log p(y | x, label) a token
 
 So that (3) learns to copy whatever there is and not only the names of the rows, some of the tokens that both texts of a row have are
 replaced while training, in both alike, by others. Keys and values of the source are made once a text, those of what is written once a
@@ -28,11 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import BadInput
-from generators.base import Answering, Neural, Rows
+from generators.base import Answering, Choosing, Neural, Rows
 from generators.codecs.text import BACK, BOS, EOS, FIRST, LONGEST, PAD, SEP, TextCodec
 from generators.nets.crossing import Crossing, Reading
 from generators.nets.words import Words, chosen, ruled, spare
-from generators.text.choosing import choice
 from generators.train import Training
 
 ROWS = 256  # texts that are written side by side
@@ -139,7 +138,7 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Transformer(Neural, Answering):
+class Transformer(Neural, Answering, Choosing):
     """`depth` blocks of `width` with `heads` on either side; `backwards` is the share of rows that are also learnt the other way round.
 
     In a share of the rows, `renamed`, half of the tokens that both texts have are replaced while training. Texts are drawn at
@@ -163,8 +162,6 @@ class Transformer(Neural, Answering):
     def build(self, codec: TextCodec) -> TransformerNet:
         if self.width % (2 * self.heads):
             raise BadInput(f"text/transformer.width is {self.width}; it must be a multiple of twice heads, which is {2 * self.heads}")
-        if self.candidates < 1:
-            raise BadInput(f"text/transformer.candidates is {self.candidates}; it must be at least 1")
         return TransformerNet(codec, self.width, self.depth, self.heads, self.dropout)
 
     def loss(self, net: TransformerNet, rows: Rows, phase: str) -> Tensor:
@@ -178,20 +175,23 @@ class Transformer(Neural, Answering):
         return -net.log_prob(source, target, labels)[1].mean()  # (5)
 
     def draw(self, net: TransformerNet, labels: Tensor, rng: torch.Generator) -> Tensor:
-        several = labels.repeat(self.candidates)
-        parts = [self.once(net, some, rng) for some in several.split(ROWS)]
-        tokens, sureness = (torch.cat(part) for part in zip(*parts, strict=True))
-        return choice(tokens, sureness >= sureness.median(), labels, rng)  # (6)
+        return torch.cat([self.once(net, some, rng) for some in labels.split(ROWS)])
 
-    def once(self, net: TransformerNet, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows [n, T], one for each label int64 [n], and how sure the net is of their last text, float [n]; 0 where it is the only one."""
+    def sure(self, net: TransformerNet, rows: Rows) -> Tensor:
+        if net.texts == 1:
+            return torch.ones(len(rows[1]), dtype=torch.bool)
+        sureness = net.sureness(*halves(rows[0], net.texts), rows[1])
+        return sureness >= sureness.median()  # (6)
+
+    def once(self, net: TransformerNet, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """Rows [n, T] for few enough labels int64 [n] to be written side by side."""
         room = torch.full_like(labels, net.longest - (spare(net.longest) + 1) * (net.texts > 1))  # what an answer takes
         x = write(net, labels.new_zeros(len(labels), 0), labels, BOS, room, self.temperature, self.top_p, rng)
         if net.texts == 1:
-            return joined(x, None, net.longest), torch.zeros(len(labels))
+            return joined(x, None, net.longest)
         room = net.longest - 1 - (x != PAD).sum(1)
         y = write(net, x, labels, SEP, room, self.answer_temperature, self.top_p, rng)  # (1)
-        return joined(x, y, net.longest), net.sureness(x, y, labels)
+        return joined(x, y, net.longest)
 
     def answer(self, net: TransformerNet, rows: Rows, rng: torch.Generator | None, back: bool = False) -> Tensor:
         parts = []

@@ -1,14 +1,14 @@
 """Words of each label in no order: naive Bayes, drawn from. For few texts a label, from which a net learns too little to name labels.
 
 McCallum, Nigam: A Comparison of Event Models for Naive Bayes Text Classification, AAAI Workshop on Learning for Text Categorization, 1998;
-draws without replacement by Gumbel noise as in Kool, van Hoof, Welling 2019, arXiv:1903.06059; what is chosen of them as in text/gpt.
+draws without replacement by Gumbel noise as in Kool, van Hoof, Welling 2019, arXiv:1903.06059.
 
     (1)  p(w | y, k) ~ n(w, y, k) + m l(w, y)    n: how often text k of rows of label y says word w; l: how often the label's name does;
                                                  m: `named`; a word of names counts when a row says it
     (2)  a text: the c words with the largest log p(w | y, k) + g, g ~ Gumbel, in random order; c: as many as in a row of y
     (3)  p(y | x) ~ p(y) prod_k prod_w in x_k ((1 - s) p(w | y, k) + s p(w | k))    s: `shared`
-    (4)  of `candidates` draws for each row that is wanted of y: first those whose p(y | x) is the largest of all labels' by `margin`
-         nats, each in turn the one that says most that was seldom said, equation (5) of text/gpt
+    (4)  of several draws x ~ p(x | y) those are kept that say much together (generators/choosing.py), first of those whose p(y | x) is
+         the largest of all labels' by `margin` nats
 
 A judge of few rows trusts what stands side by side by accident; rows in no order teach it not to. Words are what stands between spaces,
 rare ones too, some of which belong to one row: its model and its rows are never published. Code, one draw of which in 2,000 parses, is
@@ -27,9 +27,8 @@ from torch import Tensor, nn
 
 from data.errors import BadInput
 from data.texts import words
-from generators.base import Labelled, Rows, Run
+from generators.base import Choosing, Rows, Run
 from generators.codecs.text import EOS, FIRST, PAD, SEP, TextCodec
-from generators.text.choosing import CHOSEN, telling
 
 MOST = 8192  # words that are known, the most frequent ones
 SPACE = "\u0120"  # as the tokenizer writes it
@@ -84,9 +83,8 @@ class Words(nn.Module):
 
 
 @dataclass(frozen=True)
-class Unigram(Labelled):
-    """`named`: how often a label's name counts among its texts; `shared`, `margin`, `candidates` as in (3) and (4). Not
-    publishable."""
+class Unigram(Choosing):
+    """`named`: how often a label's name counts among its texts; `shared`, `margin` as in (3) and (4). Not publishable."""
 
     named: float = 6.0
     shared: float = 0.3
@@ -98,8 +96,6 @@ class Unigram(Labelled):
     def build(self, codec: TextCodec) -> Words:
         if self.named < 0 or not 0 < self.shared < 1:
             raise BadInput("text/unigram.named is at least 0, text/unigram.shared lies between 0 and 1")
-        if self.candidates < 1:
-            raise BadInput(f"text/unigram.candidates is {self.candidates}; it must be at least 1")
         for column in codec.texts:
             if column.language:
                 raise BadInput(
@@ -126,17 +122,13 @@ class Unigram(Labelled):
     def draw(self, net: Words, labels: Tensor, rng: torch.Generator) -> Tensor:
         found = torch.full((len(labels), net.longest), PAD)
         for label in labels.unique().tolist():
-            for rows in (labels == label).nonzero()[:, 0].split(CHOSEN):
-                own = net.lengths[(net.lengths[:, 0] == label) | ~(net.lengths[:, 0] == label).any()]
-                lengths = own[torch.randint(len(own), (self.candidates * len(rows),), generator=rng), 1:]
-                texts = [self.text(net, label, k, lengths[:, k], rng) for k in range(net.texts)]
-                all_said = torch.cat(texts, dim=1)
-                front = all_said.gather(1, (all_said == 0).long().argsort(dim=1, stable=True))
-                best = telling(front, self.sure(net, texts, label), len(rows))  # (4)
-                best = best[torch.randperm(len(rows), generator=rng)]
-                for row, place in zip(rows.tolist(), best.tolist(), strict=True):
-                    spelt = spelled([net.words[text[place]] for text in texts], net.longest)
-                    found[row, : len(spelt)] = torch.tensor(spelt)
+            rows = (labels == label).nonzero()[:, 0]
+            own = net.lengths[(net.lengths[:, 0] == label) | ~(net.lengths[:, 0] == label).any()]
+            lengths = own[torch.randint(len(own), (len(rows),), generator=rng), 1:]
+            texts = [self.text(net, label, k, lengths[:, k], rng) for k in range(net.texts)]
+            for place, row in enumerate(rows.tolist()):
+                spelt = spelled([net.words[text[place]] for text in texts], net.longest)
+                found[row, : len(spelt)] = torch.tensor(spelt)
         return found
 
     def text(self, net: Words, label: int, k: int, lengths: Tensor, rng: torch.Generator) -> Tensor:
@@ -149,15 +141,16 @@ class Unigram(Labelled):
         order = torch.rand(drawn.shape, generator=rng) + 2.0 * (drawn == 0)
         return drawn.gather(1, order.argsort(dim=1))
 
-    def sure(self, net: Words, texts: list[Tensor], label: int) -> Tensor:
-        """bool [n]: is p(y | x) of texts [n, C] the largest by enough."""
-        log_p = net.shares.log().float().expand(len(texts[0]), -1).clone()
-        for k, text in enumerate(texts):
-            table = F.pad(net.log_p(k, self.shared)[:, 1:], (1, 0))
-            log_p += table.T[text].sum(1)  # (3)
-        own = log_p[:, label].clone()
-        log_p[:, label] = -torch.inf
-        return own > log_p.amax(1) + self.margin
+    def sure(self, net: Words, rows: Rows) -> Tensor:
+        number = {tuple(piece for piece in word if piece != PAD): i for i, word in enumerate(net.words.tolist())}
+        said = [net.said(row) for row in rows[0].tolist()]
+        log_p = net.shares.log().float().expand(len(said), -1).clone()
+        for k in range(net.texts):
+            numbers = [torch.tensor([number.get(word, 0) for word in row[k]]) for row in said]
+            table = F.pad(net.log_p(k, self.shared)[:, 1:], (1, 0))  # a word that was cut says nothing
+            log_p += F.embedding_bag(nn.utils.rnn.pad_sequence(numbers, batch_first=True), table.T.contiguous(), mode="sum")  # (3)
+        own = log_p.gather(1, rows[1][:, None])
+        return (own > log_p.scatter(1, rows[1][:, None], -torch.inf) + self.margin).all(1)
 
 
 def spelled(texts: list[Tensor], longest: int) -> list[int]:

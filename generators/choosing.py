@@ -1,6 +1,6 @@
 """The choice of rows out of more draws than are wanted, so that those that are kept say much together.
 
-    (1)  of the draws for the rows of a label: first those that are `sure`, each in turn the one with the largest mean of
+    (1)  of the draws of a label: first those that are `sure`, each in turn the one with the largest mean of
          n(w)^1/2 / (1 + k(w))  over its tokens and pairs of tokens w
          n(w), k(w): how often w stands in the draws, and in the rows that are chosen already
 
@@ -15,18 +15,19 @@ from torch import Tensor
 
 from generators.codecs.text import PAD
 
-CHOSEN = 128  # rows of a label that are chosen together
+CHOSEN = 128  # rows of a label that are chosen together, at most
 
 
-def choice(tokens: Tensor, sure: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-    """Rows int64 [n, T], one for each label int64 [n], out of c draws for each, tokens [c n, T], of which some are `sure`, bool [c n]."""
-    n, found = len(labels), tokens[: len(labels)].clone()
-    for label in labels.unique():
-        for rows in (labels == label).nonzero()[:, 0].split(CHOSEN):
-            made = (rows + n * torch.arange(len(tokens) // n)[:, None]).flatten()
-            best = made[telling(tokens[made], sure[made], len(rows))]
-            found[rows] = tokens[best[torch.randperm(len(rows), generator=rng)]]
-    return found
+def choice(tokens: Tensor, sure: Tensor, labels: Tensor, wanted: Tensor, rng: torch.Generator) -> Tensor:
+    """int64 [k], rising: of rows of tokens [m, T] so many of each label as are `wanted`, int64 [L], or all where there are fewer."""
+    found = []
+    for label, n in enumerate(wanted.tolist()):
+        own = (labels == label).nonzero()[:, 0]
+        own, parts = own[torch.randperm(len(own), generator=rng)], -(-n // CHOSEN)
+        for part in range(parts):
+            some, room = own[part::parts], len(range(part, n, parts))
+            found.append(some[telling(tokens[some], sure[some], room)] if room < len(some) else some)
+    return torch.cat(found).sort().values
 
 
 def telling(tokens: Tensor, sure: Tensor, n: int) -> Tensor:
