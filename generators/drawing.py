@@ -163,7 +163,7 @@ class Drawing:
         generator = self.fitted.generator
         if not isinstance(generator, Choosing) or self.several == 1 or not len(passing):
             return passing
-        tokens, labels = (t[passing] for t in rows)
+        tokens, labels = rows[0][passing], rows[1][passing]
         wanted = divided(n, np.bincount(rows[1].numpy()))
         found = choice(tokens, generator.sure(self.fitted.net, (tokens, labels)), labels, torch.from_numpy(wanted), rng)
         self.tally.turn("a row that says less than others", len(passing) - len(found))

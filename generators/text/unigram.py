@@ -31,6 +31,7 @@ from generators.base import Choosing, Rows, Run
 from generators.codecs.text import EOS, FIRST, PAD, SEP, TextCodec
 
 MOST = 8192  # words that are known, the most frequent ones
+AT_ONCE = 2048  # texts that are drawn together, each by as many numbers as there are words
 SPACE = "\u0120"  # as the tokenizer writes it
 TINY = 1e-4  # of all words, where a label has few of its own
 
@@ -122,13 +123,13 @@ class Unigram(Choosing):
     def draw(self, net: Words, labels: Tensor, rng: torch.Generator) -> Tensor:
         found = torch.full((len(labels), net.longest), PAD)
         for label in labels.unique().tolist():
-            rows = (labels == label).nonzero()[:, 0]
             own = net.lengths[(net.lengths[:, 0] == label) | ~(net.lengths[:, 0] == label).any()]
-            lengths = own[torch.randint(len(own), (len(rows),), generator=rng), 1:]
-            texts = [self.text(net, label, k, lengths[:, k], rng) for k in range(net.texts)]
-            for place, row in enumerate(rows.tolist()):
-                spelt = spelled([net.words[text[place]] for text in texts], net.longest)
-                found[row, : len(spelt)] = torch.tensor(spelt)
+            for rows in (labels == label).nonzero()[:, 0].split(AT_ONCE):
+                lengths = own[torch.randint(len(own), (len(rows),), generator=rng), 1:]
+                texts = [self.text(net, label, k, lengths[:, k], rng) for k in range(net.texts)]
+                for place, row in enumerate(rows.tolist()):
+                    spelt = spelled([net.words[text[place]] for text in texts], net.longest)
+                    found[row, : len(spelt)] = torch.tensor(spelt)
         return found
 
     def text(self, net: Words, label: int, k: int, lengths: Tensor, rng: torch.Generator) -> Tensor:
