@@ -217,7 +217,7 @@ def test_few_rows_are_not_seen_more_often_than_so_many_times():
     for training, steps in ((few, 13), (many, 30), (replace(few, least_steps=4), 4), (replace(few, epochs=6), 15)):
         recipe = Transformer(width=8, heads=2, candidates=1, training=training)
         assert recipe.fit(data, seed=0).log["steps"] == steps
-        assert recipe.expected(data).wanted == steps
+    assert recipe.expected(data).wanted == steps
 
 
 def rows_of(model, candidates, n):
