@@ -138,8 +138,8 @@ class Drawing:
             self.tally.progress(self.tally.kept, of, f"rows made out of {self.tally.drawn:,} draws")
             if dry >= RAREST or (wish.weights and not draws):
                 raise BadInput(self.hopeless(wish, have, drawn))
-            most, least = LARGEST // several, 256 // several
-            size = min(most, 4 * size) if not have else int(min(most, max(least, 1.1 * (n - have) * drawn / have / several)))
+            size = 4 * size if not have else int(max(256, 1.1 * (n - have) * drawn / have) / several)
+            size = max(1, min(LARGEST // several, size))
         return pa.concat_tables(parts)
 
     def passing(self, wish: Wish, table: pa.Table) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 
 from data.errors import BadInput
 from data.schema import Dataset, Schema
+from generators import drawing
 from generators.codecs.text import EOS, PAD, SEP
 from generators.registry import make
 from generators.text.unigram import spelled
@@ -54,6 +55,15 @@ def test_rows_that_could_be_of_another_label_come_last():
     model = make("text/unigram", {"margin": 1.0, "candidates": 8}).fit(data, seed=0)
     model.net.lengths[:, 1] = 1  # word
     assert set(model.sample(40, seed=0).table["text"].to_pylist()) == {"one", "two"}
+
+
+def test_more_candidates_than_may_be_drawn_at_once_still_end(monkeypatch):
+    """Most of the sets of words must not come again, so that rows are drawn again, those for one row at a time."""
+    monkeypatch.setattr(drawing, "LARGEST", 2)
+    tally, model = drawing.Tally(), fitted(candidates=3)
+    made = next(model.stream(40, seed=0, avoid=model.sample(200, seed=1), tally=tally))
+    assert len(made) == 40
+    assert tally.drawn > 3 * 40
 
 
 def test_a_row_has_room_for_all_its_texts():
