@@ -32,7 +32,6 @@ DRAWS = 200  # redraws of the test rows behind an interval
 KINDS = ("real", "synthetic", "augmented", "floor", "cheat", "augmented_cheat")
 SCORED = 20_000  # rows that a judge is scored on, unless told otherwise
 CELL_SECONDS = {"tabular": 0.00015, "text": 0.002}  # of judging, a row and column
-ANSWER_SECONDS = 240.0  # of judges that learn to answer texts with texts, however many
 BESIDE = 3  # fits of a judge that take as long as what else images are judged by
 NO_SKILL = {"roc_auc": 0.5, "r2": 0.0}  # what a headline is worth when nothing was learnt; for other headlines: the floor's score
 LEAST_SIGNAL = 0.02  # below this distance from no skill there is nothing to keep, and a ratio says nothing
@@ -168,14 +167,16 @@ def utility(
 
 
 def foretold(train: Dataset) -> float:
-    """Minutes that judging one generator takes, roughly, references included: images timed on a few steps, others by rows and columns."""
+    """Minutes that judging one generator takes, roughly, references included: nets timed on a few steps, others by rows and columns."""
     kind = judged_as(train.schema)
     effort = EFFORT[kind]
+    rows = min(len(train), effort.rows)
+    fits = 0 if train.schema.target is None else 3 + effort.floors + 2 * effort.samples
     if kind in CELL_SECONDS:
-        answered = ANSWER_SECONDS if kind == "text" and train.schema.task in WORDING else 0.0
-        return (answered + min(len(train), effort.rows) * len(train.schema.columns) * CELL_SECONDS[kind]) / 60
-    fits = BESIDE + (0 if train.schema.target is None else 3 + effort.floors + 2 * effort.samples)
-    return fits * image.pace(train) / 60
+        asked = kind == "text" and train.schema.task in WORDING and rows > 0
+        learning = fits * text.pace(train.take(np.arange(rows))) if asked else 0.0
+        return (learning + rows * len(train.schema.columns) * CELL_SECONDS[kind]) / 60
+    return (BESIDE + fits) * image.pace(train) / 60
 
 
 def judges_of(schema: Schema, judges: Mapping[str, Judge] | None) -> Mapping[str, Judge] | None:

@@ -16,6 +16,7 @@ two and a half times, on one thread, and draws from a generator of its own, so t
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from itertools import pairwise
@@ -203,9 +204,9 @@ def begun(size: int, rng: torch.Generator) -> Answerer:
 
 
 class Learnt:
-    """What was learnt from pairs of texts: a function from texts to texts."""
+    """What was learnt from pairs of texts, in `steps` of `batch` pairs that took `seconds`: a function from texts to texts."""
 
-    def __init__(self, sources: Sequence[str], answers: Sequence[str], seed: int) -> None:
+    def __init__(self, sources: Sequence[str], answers: Sequence[str], seed: int, steps: int | None = None) -> None:
         rng = torch.Generator().manual_seed(seed)
         asked, told = ([units(text) for text in texts] for texts in (sources, answers))
         counts = Counter(unit for found in asked for unit in set(found))
@@ -215,17 +216,18 @@ class Learnt:
             len(self.pieces.encode(a, {}, LONGEST[0])) + len(self.pieces.encode(b, {}, LONGEST[1]))
             for a, b in zip(asked, told, strict=True)
         ]
-        batch = int(np.clip(SEEN / np.mean(lengths), 4, BATCH))
-        steps = steps_for(len(asked), batch)
+        self.batch = int(np.clip(SEEN / np.mean(lengths), 4, BATCH))
+        self.steps = steps or steps_for(len(asked), self.batch)
         self.net = begun(len(self.pieces), rng)
         rare = {unit for unit, count in counts.items() if count == 1}
         doubtful = [
             sorted(unit for unit in set(a) if is_word(unit) and (unit in rare or unit in set(b))) for a, b in zip(asked, told, strict=True)
         ]
         optimizer = torch.optim.AdamW(self.net.parameters(), lr=RATE, weight_decay=1e-2, betas=(0.9, 0.98))
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.2)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=self.steps, pct_start=0.2)
+        began = time.perf_counter()
         with one_thread(), torch.enable_grad():
-            for rows in batches(lengths, steps, batch, rng):
+            for rows in batches(lengths, self.steps, self.batch, rng):
                 hidden = [hiding(asked[i], some(doubtful[i], rng)) for i in rows]
                 before = [self.pieces.encode(asked[i], h, LONGEST[0]) for i, h in zip(rows, hidden, strict=True)]
                 after = padded([[BEGIN, *self.pieces.encode(told[i], h, LONGEST[1]), END] for i, h in zip(rows, hidden, strict=True)])
@@ -236,6 +238,7 @@ class Learnt:
                 nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
                 optimizer.step()
                 cycle.step()
+        self.seconds = time.perf_counter() - began
 
     def __call__(self, sources: Sequence[str]) -> list[str]:
         """The likeliest answer to each source, piece by piece; words of a source that were never seen are hidden."""

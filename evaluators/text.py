@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -27,10 +28,11 @@ from data.code import parses
 from data.schema import Column, Dataset, Schema
 from data.texts import faithful, words
 from evaluators.executing import same_answers
-from evaluators.seq2seq import Learnt
-from evaluators.tabular import Judge, Scores, label_scores, one_thread
+from evaluators.seq2seq import Learnt, steps_for
+from evaluators.tabular import Judge, Scores, cores, label_scores, one_thread, side_by_side
 
 DECODED = 1_000  # test rows that are answered
+TRIED = (20, 1_000)  # steps, of so many pairs, that show how long a judge learns to answer
 BAG = 2**15  # places of the table of vectors
 BAG_STEPS = 1_200
 BAG_BATCH = 64
@@ -158,14 +160,27 @@ def averaged(rows: list[list[str]], y: np.ndarray, others: list[list[str]], seed
 
 def seq2seq(train: Dataset, test: Dataset, seed: int, database: str | Path | None = None) -> Scores:
     """How well what a small net writes, asked with the texts of `DECODED` test rows, agrees with their targets."""
-    name = train.schema.target
-    assert name is not None, "a judge needs a target"
-    sources, target = texts_of(train.schema, name), train.schema[name]
     rows = np.sort(np.random.default_rng([seed, 0x5E25]).permutation(len(test))[:DECODED])
-    asked, truth = told(test.take(rows), sources), strings(test.take(rows), target)
-    said = Learnt(told(train, sources), strings(train, target), seed)(asked)
+    asked, truth = pairs(test.take(rows))
+    said = Learnt(*pairs(train), seed)(asked)
     scores = answer_scores(asked, truth, said, train.schema, database)
     return lambda weights: scores(weights[rows])
+
+
+def pairs(data: Dataset) -> tuple[list[str], list[str]]:
+    """What each row asks, the texts of all columns but the target, and what it answers."""
+    name = data.schema.target
+    assert name is not None, "a judge needs a target"
+    return told(data, texts_of(data.schema, name)), strings(data, data.schema[name])
+
+
+def pace(train: Dataset) -> float:
+    """Seconds that a judge learns to answer where one learns on every core, from a few steps of each."""
+    steps, rows = TRIED
+    asked, answers = pairs(train.take(np.arange(0, len(train), -(-len(train) // rows))))
+    for tried in (1, steps):  # the first only warms up
+        found = side_by_side(lambda seed: Learnt(asked, answers, seed, tried), range(cores()))  # noqa: B023  (run at once)
+    return fmean(learnt.seconds for learnt in found) / steps * steps_for(len(train), found[0].batch) / len(found)
 
 
 def executing(database: str | Path) -> Judge:

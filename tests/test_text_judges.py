@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from data.schema import Dataset, Schema, Split
 from data.texts import faithful, names
 from evaluators import executing, seq2seq, text
 from evaluators.executing import checked, executed, opened, runs, same_answers
-from evaluators.protocol import JUDGES, utility
+from evaluators.protocol import EFFORT, JUDGES, foretold, utility
 from evaluators.seq2seq import Learnt, Pieces, joined, units
 from evaluators.tabular import judged_as
 from evaluators.text import answer_scores, bleu, chrf, rouge, signatures
@@ -225,6 +226,26 @@ def test_many_pairs_are_seen_as_often_as_it_takes():
     found = np.concatenate(seq2seq.batches([1 + i % 9 for i in range(pairs)], steps, batch, torch.Generator().manual_seed(0)))
     assert len(found) == steps * batch >= few * pairs
     assert np.mean(np.bincount(found, minlength=pairs) > 0) > 0.9  # drawn: all but e^-2.5 of them
+
+
+def test_how_long_judging_answers_takes_grows_with_what_is_learnt(monkeypatch):
+    """Four sets of real rows and two of each sample, each of as many steps as the rows ask for, one a core."""
+    monkeypatch.setattr(text, "cores", lambda: 2)
+    learning = vars(Learnt)["__init__"]
+
+    def slow(self, asked, answers, seed, steps=None):
+        learning(self, asked, answers, seed, steps)
+        self.seconds = 30.0 * self.steps
+
+    monkeypatch.setattr(Learnt, "__init__", slow)
+    data = questions(60, 0)
+    plainly = replace(data.schema, task="none", target=None)
+    batch, fits = Learnt(*text.pairs(data), seed=0, steps=1).batch, 4 + 2 * EFFORT["text"].samples
+    for rows in (data, data.take(np.arange(4000) % 60)):
+        steps = seq2seq.steps_for(len(rows), batch)
+        assert text.pace(rows) == pytest.approx(30 * steps / 2)
+        extra = foretold(rows) - foretold(Dataset(plainly, rows.table))
+        assert extra == pytest.approx(fits * steps / 4)
 
 
 def test_answers_are_learnt_from_good_rows_and_run(database):

@@ -1,5 +1,7 @@
 """The words, the probabilities and the draws of text/unigram."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,7 +12,7 @@ from data.schema import Dataset, Schema
 from generators import drawing
 from generators.codecs.text import EOS, PAD, SEP
 from generators.registry import make
-from generators.text.unigram import spelled
+from generators.text.unigram import COMMON, STEM, inflections, spelled
 
 TEXTS = {"play_music": ["play a song", "put on some music", "a song now"], "set_alarm": ["wake me at six", "an alarm at six", "wake me up"]}
 
@@ -48,6 +50,41 @@ def test_no_word_comes_twice_and_words_are_those_of_the_label():
         assert set(row) <= said[label]
 
 
+def stems(n: int) -> list[str]:
+    """Different words of six letters, no two of which share a stem."""
+    return ["".join(letters) for letters in itertools.islice(itertools.product("bdfgklmnprst", repeat=6), 0, 12**6, 12**3)][:n]
+
+
+def test_endings_that_many_words_exchange_make_forms_of_the_others():
+    many, few, odd = stems(2 * COMMON)[:COMMON], stems(2 * COMMON)[COMMON:-1], stems(2 * COMMON)[-1]
+    found = inflections([*many, *(f"{stem}ing" for stem in many), *few, *(f"{stem}ed" for stem in few), odd, "sit", "sits"])
+    assert set(found[odd]) == {f"{odd}ing"}
+    assert many[0] in found[f"{many[0]}ing"]
+    assert not {form for forms in found.values() for form in forms if form.endswith("ed")}  # one stem too few
+    assert "sit" not in found  # shorter than STEM
+    assert len("sit") < STEM
+
+
+def test_words_are_said_in_other_forms_and_heard_in_them():
+    """Half of the words that have other forms, so about half of those of the label whose words nobody inflects."""
+    known = stems(3 * COMMON)
+    texts = [f"{stem} {stem}ing" for stem in known[:COMMON]] + known[COMMON:]
+    table = pa.table({"text": texts * 2, "label": (["a"] * COMMON + ["b"] * (2 * COMMON)) * 2})
+    data = Dataset.of(table, Schema.infer(table, target="label", kinds={"text": "text", "label": "category"}))
+    said = {}
+    for share in (0.0, 0.5):
+        model = make("text/unigram", {"inflected": share, "margin": 0.5, "candidates": 1}).fit(data, seed=0)
+        made = model.sample(400, seed=0)
+        said[share] = {
+            w for text, y in zip(made.table["text"].to_pylist(), made.y.to_pylist(), strict=True) if y == "b" for w in text.split()
+        }
+        rows = model.codec.encode(made, np.random.default_rng(0))
+        assert model.generator.sure(model.net, rows).float().mean() > 0.9
+    assert said[0.0] <= set(known[COMMON:])
+    assert {word.removesuffix("ing") for word in said[0.5]} <= set(known[COMMON:])
+    assert len({word for word in said[0.5] if word.endswith("ing")}) > COMMON
+
+
 def test_rows_that_could_be_of_another_label_come_last():
     """The word that both labels say makes a text of no label; there are enough others."""
     table = pa.table({"text": ["both one", "both two"] * 30, "label": ["a", "b"] * 30})
@@ -73,7 +110,7 @@ def test_a_row_has_room_for_all_its_texts():
     assert spelled([long, short], 5) == [7, 8, SEP, 12, EOS]
 
 
-@pytest.mark.parametrize("parameters", [{"shared": 0.0}, {"named": -1.0}])
+@pytest.mark.parametrize("parameters", [{"shared": 0.0}, {"named": -1.0}, {"inflected": 1.5}])
 def test_it_refuses_what_is_no_recipe(parameters):
     with pytest.raises(BadInput, match=next(iter(parameters))):
         fitted(**parameters)
