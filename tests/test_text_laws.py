@@ -59,7 +59,10 @@ def test_of_no_draws_nothing_can_be_chosen(name):
 @pytest.mark.parametrize("corpus", ["home_intents", "messages_es"])
 @pytest.mark.parametrize("name", each("text"))
 def test_a_built_in_corpus_is_learnt_with_the_defaults_in_a_minute(name, corpus):
-    """Fit, sample and judge: labels can be learnt from what is made, and of pairs the answers belong to what they answer."""
+    """Fit, sample and judge: labels can be learnt from what is made, and of pairs the answers belong to what they answer.
+
+    A minute of a core: beside other work on the machine nets learn too little in it.
+    """
     train, test = built_in(corpus)
     fitted = make(name, {}).fit(train, seed=0, minutes=1.0)
     made = fitted.sample(1000, seed=0, avoid=train)
