@@ -239,7 +239,7 @@ def test_how_long_judging_answers_takes_grows_with_what_is_learnt(monkeypatch):
 
     monkeypatch.setattr(Learnt, "__init__", slow)
     data = questions(60, 0)
-    plainly = replace(data.schema, task="none", target=None)
+    plainly = replace(data.schema, task="density", target=None)
     batch, fits = Learnt(*text.pairs(data), seed=0, steps=1).batch, 4 + 2 * EFFORT["text"].samples
     for rows in (data, data.take(np.arange(4000) % 60)):
         steps = seq2seq.steps_for(len(rows), batch)

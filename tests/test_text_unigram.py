@@ -12,7 +12,7 @@ from data.schema import Dataset, Schema
 from generators import drawing
 from generators.codecs.text import EOS, PAD, SEP
 from generators.registry import make
-from generators.text.unigram import COMMON, STEM, inflections, spelled
+from generators.text.unigram import COMMON, FORMS, MOST, STEM, inflections, spelled
 
 TEXTS = {"play_music": ["play a song", "put on some music", "a song now"], "set_alarm": ["wake me at six", "an alarm at six", "wake me up"]}
 
@@ -63,6 +63,12 @@ def test_endings_that_many_words_exchange_make_forms_of_the_others():
     assert not {form for forms in found.values() for form in forms if form.endswith("ed")}  # one stem too few
     assert "sit" not in found  # shorter than STEM
     assert len("sit") < STEM
+
+
+def test_numbered_words_have_few_forms():
+    """Thousands of endings of one stem are no endings that others have; pairs of them all would not fit into memory."""
+    found = inflections([f"item{i}" for i in range(1000, MOST)])
+    assert max(len(forms) for forms in found.values()) == FORMS
 
 
 def test_words_are_said_in_other_forms_and_heard_in_them():

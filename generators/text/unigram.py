@@ -41,6 +41,7 @@ SPACE = "\u0120"  # as the tokenizer writes it
 TINY = 1e-4  # of all words, where a label has few of its own
 STEM, ENDING = 4, 4  # letters of a stem at least, and of an ending at most
 COMMON = 20  # stems that have both of two endings, so that others may have them too
+FORMS = 16  # of a word besides itself, the most common ones
 
 
 class Forms(NamedTuple):
@@ -211,7 +212,9 @@ def inflections(texts: Sequence[str]) -> Mapping[str, Counter[str]]:
     for text in texts:
         for cut in range(max(STEM, len(text) - ENDING), len(text) + 1):
             endings[text[:cut]].add(text[cut:])
-    shared = Counter(pair for found in endings.values() for pair in permutations(found, 2))
+    held = Counter(ending for found in endings.values() for ending in found)
+    known = [sorted(ending for ending in found if held[ending] >= COMMON) for found in endings.values()]
+    shared = Counter(pair for found in known for pair in permutations(found, 2))
     common = defaultdict[str, list[tuple[str, int]]](list)
     for (a, b), count in sorted(shared.items()):
         if count >= COMMON:
@@ -221,7 +224,7 @@ def inflections(texts: Sequence[str]) -> Mapping[str, Counter[str]]:
         for cut in range(max(STEM, len(text) - ENDING), len(text) + 1):
             for ending, count in common[text[cut:]]:
                 forms[text][text[:cut] + ending] += count
-    return forms
+    return {text: Counter(dict(found.most_common(FORMS))) for text, found in forms.items()}
 
 
 def spelled(texts: list[Tensor], longest: int) -> list[int]:
