@@ -173,8 +173,8 @@ def foretold(train: Dataset) -> float:
     rows = min(len(train), effort.rows)
     fits = 0 if train.schema.target is None else 3 + effort.floors + 2 * effort.samples
     if kind in CELL_SECONDS:
-        asked = kind == "text" and train.schema.task in WORDING and rows > 0
-        learning = fits * text.pace(train.take(np.arange(rows))) if asked else 0.0
+        asked = kind == "text" and train.schema.task in WORDING and rows
+        learning = fits * text.pace(train.take(np.arange(rows))) if asked and fits else 0.0
         return (learning + rows * len(train.schema.columns) * CELL_SECONDS[kind]) / 60
     return (BESIDE + fits) * image.pace(train) / 60
 

@@ -5,7 +5,7 @@ draws without replacement by Gumbel noise as in Kool, van Hoof, Welling 2019, ar
 
     (1)  p(w | y, k) ~ n(w, y, k) + m l(w, y)    n: how often text k of rows of label y says word w; l: how often the label's name does;
                                                  m: `named`; a word of names counts when a row says it
-    (2)  a text: the c words with the largest log p(w | y, k) + g, g ~ Gumbel, in random order; c: as many as in a row of y
+    (2)  a text: the c words with the largest log p(w | y, k) + g, g ~ Gumbel, in random order; c: as many as in a row of y;
          each of them in a form p(w' | w) ~ how many stems of the vocabulary have the endings of both, itself with 1 - e;  e: `inflected`
     (3)  p(y | x) ~ p(y) prod_k prod_w in x_k ((1 - s) p(w | y, k) + s p(w | k))    s: `shared`
     (4)  of several draws x ~ p(x | y) those are kept that say much together (generators/choosing.py), first of those whose p(y | x) is
@@ -34,6 +34,7 @@ from data.errors import BadInput
 from data.texts import words
 from generators.base import Choosing, Rows, Run
 from generators.codecs.text import EOS, FIRST, PAD, SEP, TextCodec
+from generators.nets.mlp import drawn
 
 MOST = 8192  # words that are known, the most frequent ones
 AT_ONCE = 2048  # texts that are drawn together, each by as many numbers as there are words
@@ -45,9 +46,9 @@ FORMS = 16  # of a word besides itself, the most common ones
 
 
 class Forms(NamedTuple):
-    """`pieces` int64 [W + M, P]: those of each word, then of each other form; `which` int64 [W, F]: the forms of a word, itself first;
-    `chances` float [W, F]: of all but itself, adding up to one or, where it has no other, to none; `parents` int64 [W + M]: the word that
-    each of `pieces` is a form of."""
+    """`pieces` int64 [W + M, P]: those of each word, then of each other form; `which` int64 [W, F]: the forms of a word, itself first and
+    in the places that are left; `chances` float [W, F]: of the others, adding up to 1 where there are any; `parents` int64 [W + M]: the
+    word that each is a form of."""
 
     pieces: Tensor
     which: Tensor
@@ -111,7 +112,9 @@ class Words(nn.Module):
             which[word] += [number[form] for form in forms]
             chances[word] += [count / forms.total() for count in forms.values()]
             parents[[number[form] for form in forms if number[form] >= len(texts)]] = word
-        return Forms(padded(spelt, PAD), padded(which, 0), padded(chances, 0.0), parents)
+        most = max(map(len, which))
+        full = torch.tensor([forms + forms[:1] * (most - len(forms)) for forms in which])
+        return Forms(padded(spelt, PAD), full, padded(chances, 0.0), parents)
 
     def log_p(self, k: int, shared: float) -> Tensor:
         """float [L, W]: log p(w | y, k), mixed with p(w | k), or p(w) where text k says no word that is known."""
@@ -176,17 +179,17 @@ class Unigram(Choosing):
         own = int((net.counts[k, label] > 0).sum()) or net.words.shape[0] - 1
         count = lengths.clamp(1, own)
         noise = -torch.empty(len(count), len(net.words)).exponential_(generator=rng).log()
-        drawn = (net.log_p(k, TINY)[label] + noise)[:, 1:].topk(int(count.max())).indices + 1  # (2)
-        drawn = drawn.masked_fill(torch.arange(drawn.shape[1]) >= count[:, None], 0)
-        order = torch.rand(drawn.shape, generator=rng) + 2.0 * (drawn == 0)
-        return self.said(net, drawn.gather(1, order.argsort(dim=1)), rng)
+        chosen = (net.log_p(k, TINY)[label] + noise)[:, 1:].topk(int(count.max())).indices + 1  # (2)
+        chosen = chosen.masked_fill(torch.arange(chosen.shape[1]) >= count[:, None], 0)
+        order = torch.rand(chosen.shape, generator=rng) + 2.0 * (chosen == 0)
+        return self.said(net, chosen.gather(1, order.argsort(dim=1)), rng)
 
-    def said(self, net: Words, drawn: Tensor, rng: torch.Generator) -> Tensor:
+    def said(self, net: Words, words: Tensor, rng: torch.Generator) -> Tensor:
         """A form of each word int64 [n, C]."""
         _, which, chances, _ = net.forms
-        place = (chances[drawn].cumsum(2) <= torch.rand(*drawn.shape, 1, generator=rng)).sum(2).clamp(max=which.shape[1] - 1)
-        other = (chances[drawn].sum(2) > 0) & (torch.rand(drawn.shape, generator=rng) < self.inflected)
-        return which[drawn, torch.where(other, place, 0)]
+        p = self.inflected * chances[words].flatten(0, 1)
+        p[:, 0] = 1 - p.sum(1)
+        return which[words].flatten(0, 1).gather(1, drawn(p, rng)[:, None]).view_as(words)
 
     def sure(self, net: Words, rows: Rows) -> Tensor:
         pieces, _, _, parents = net.forms
