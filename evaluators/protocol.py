@@ -78,9 +78,17 @@ Fit = tuple[str, Dataset]  # a judge's name, and what it learns on
 Scoring = Callable[[Mapping[str, Judge], list[Fit], Ground, int], list[dict[str, np.ndarray]]]  # (…, seed) -> {metric: [1 + DRAWS]} a fit
 
 
-def beside(judges: Mapping[str, Judge], fits: list[Fit], ground: Ground, seed: int) -> list[dict[str, np.ndarray]]:
-    """Every fit on this machine, side by side."""
-    return side_by_side(lambda fit: judges[fit[0]](fit[1], ground.test, seed)(ground.weights), fits)
+def beside(
+    judges: Mapping[str, Judge], fits: list[Fit], ground: Ground, seed: int, learnt: Callable[[], None] = lambda: None
+) -> list[dict[str, np.ndarray]]:
+    """Every fit on this machine, side by side; `learnt` is called after each, in any of the threads."""
+
+    def score(fit: Fit) -> dict[str, np.ndarray]:
+        found = judges[fit[0]](fit[1], ground.test, seed)(ground.weights)
+        learnt()
+        return found
+
+    return side_by_side(score, fits)
 
 
 def references(

@@ -293,17 +293,22 @@ def loaded(model: bytes, weights: bytes) -> Fitted:
 # ---- fits of judges
 
 
-def scoring(judges: Mapping[str, Judge], fits: list[Fit], ground: Ground, seed: int) -> list[dict[str, np.ndarray]]:
+def scoring(
+    judges: Mapping[str, Judge], fits: list[Fit], ground: Ground, seed: int, learnt: Callable[[], None] = lambda: None
+) -> list[dict[str, np.ndarray]]:
     """`evaluators.protocol.beside` on the workers of the cluster. Judges that need more than rows, such as a database, learn here."""
     from evaluators.protocol import beside, judges_of
 
     cluster = current.get()
     if cluster is None or judges != judges_of(ground.train.schema, None):
-        return beside(judges, fits, ground, seed)
+        return beside(judges, fits, ground, seed, learnt)
     test, weights = cluster.lend(packed(ground.test)), cluster.lend(ground.weights.astype(np.uint16).tobytes())
     lent = {id(data): cluster.lend(packed(data)) for _, data in fits}
-    found = cluster.spread(score, ((name, lent[id(data)], test, weights, seed) for name, data in fits))
-    return [{metric: np.frombuffer(values) for metric, values in scores.items()} for scores in found]
+    found = []
+    for scores in cluster.spread(score, ((name, lent[id(data)], test, weights, seed) for name, data in fits)):
+        found.append({metric: np.frombuffer(values) for metric, values in scores.items()})
+        learnt()
+    return found
 
 
 def score(judge: str, train: bytes, test: bytes, weights: bytes, seed: int) -> dict[str, bytes]:

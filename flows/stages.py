@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ from flows.planning import Plan, generator_of, recipe
 from flows.room import Room
 
 if TYPE_CHECKING:
+    from evaluators.protocol import Fit, Ground, Scoring
     from evaluators.tabular import Judge
     from generators.fitted import Fitted
 
@@ -49,6 +50,7 @@ ANSWERED = 2_000  # test rows whose captions a model is asked for, and whose ima
 WORST = 10  # columns whose drift a release tells
 CELL_SECONDS = 5e-6  # a row and column, of learning without steps
 START_MINUTES = 0.5
+FINE = 100  # marks of a quarter of the judging
 
 Progress = Callable[[str, int, int, str], None]  # stage, done, total, a few words
 progress: ContextVar[Progress] = ContextVar("progress", default=lambda stage, done, total, text: None)
@@ -286,8 +288,8 @@ def refer(job: Job, root: Path, prepared: Path) -> Done:
     from evaluators.protocol import references
 
     def work(folder: Path) -> None:
-        teller("judge")(0, 4, "references: judges learn on real rows and on the floor")
-        found = references(sides(real_of(prepared)).known, seed=job.seed, judges=running(job.database), scoring=cluster.scoring)
+        scoring = watched(0, 1, "references: judges learn on real rows and on the floor")
+        found = references(sides(real_of(prepared)).known, seed=job.seed, judges=running(job.database), scoring=scoring)
         plain = {
             judge: {kind: {m: v.tolist() for m, v in scores.items()} for kind, scores in sets.items()} for judge, sets in found.items()
         }
@@ -295,6 +297,21 @@ def refer(job: Job, root: Path, prepared: Path) -> Done:
 
     asked = {"database": hashlib.sha256(Path(job.database).read_bytes()).hexdigest()} if job.database else {}
     return stage(root, "refer", {"prepared": prepared.name, "seed": job.seed, **asked}, work, code=("data", "evaluators"))
+
+
+def watched(quarter: int, rounds: int, text: str) -> Scoring:
+    """Judges that learn where there is room and tell after each how far a quarter of the judging is, which takes so many rounds of them."""
+    tell, ended = teller("judge"), count()
+    tell(quarter * FINE, 4 * FINE, text)
+
+    def scoring(judges: Mapping[str, Judge], fits: list[Fit], ground: Ground, seed: int) -> list[dict[str, np.ndarray]]:
+        first, known = next(ended), count(1)
+        share = FINE / (rounds * len(fits))
+        return cluster.scoring(
+            judges, fits, ground, seed, lambda: tell(round(quarter * FINE + share * (first * len(fits) + next(known))), 4 * FINE, text)
+        )
+
+    return scoring
 
 
 def running(database: str | None) -> Mapping[str, Judge] | None:
@@ -369,25 +386,22 @@ def scores(
         "image": likeness,
         "multimodal": partial(captioned, asked=asked or {}),
     }
-    tell = teller("judge")
-    tell(1, 4, "utility: judges learn on synthetic rows, scored on real ones")
+    tell, scoring = teller("judge"), watched(1, 2, "utility: judges learn on synthetic rows, scored on real ones")
     known = {
         judge: {kind: {m: np.array(v) for m, v in of.items()} for kind, of in sets.items()} for judge, sets in (references or {}).items()
     }
     result = {
-        "utility": utility(
-            beside.known, samples, seed=seed, judges=running(database), known=known, as_drawn=as_drawn, scoring=cluster.scoring
-        )
+        "utility": utility(beside.known, samples, seed=seed, judges=running(database), known=known, as_drawn=as_drawn, scoring=scoring)
     }
     if judged_as(real.train.schema) == "text" and real.train.schema.task == "classification":
         result["utility"] |= {"learning": learning(real, samples[0], seed=seed)}
-    tell(2, 4, "fidelity: how like the real rows, and a detector")
+    tell(2 * FINE, 4 * FINE, "fidelity: how like the real rows, and a detector")
     result["fidelity"] = alike[judged_as(real.train.schema)](beside.like.train, beside.like.test, samples[0], seed=seed)
     if translate:
         result["fidelity"] |= {"style": styling(real, translate(real.test), seed=seed)}
-    tell(3, 4, "privacy: copies, distances, membership")
+    tell(3 * FINE, 4 * FINE, "privacy: copies, distances, membership")
     result["privacy"] = privacy(beside.private.train, beside.private.test, samples[0], seed=seed)
-    tell(4, 4, "judged")
+    tell(4 * FINE, 4 * FINE, "judged")
     return result
 
 

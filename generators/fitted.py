@@ -31,7 +31,7 @@ from generators.base import Answering, Codec, Completing, Generator, Naming, Tra
 from generators.drawing import Drawing, Pool, Shares, Tally, Wish, divided, strata
 from generators.train import few_threads, mix
 
-FORMAT = 2
+FORMAT = 3
 GROWTH, SPARE = 2, 1_000_000  # numbers that a net may hold while it is built, beyond those of its file
 CELLS = 1_000_000  # made at a time: what bounds the memory of any number of rows
 

@@ -155,9 +155,10 @@ def test_judges_say_the_same(iris, workers):
     ground = protocol.grounds(Split(iris, held), 0, None)
     judges = protocol.judges_of(iris.schema, None)
     fits = [(name, data) for name in judges for data in (iris, iris.take(np.arange(100)))]
-    here = protocol.beside(judges, fits, ground, 0)
+    here, learnt = protocol.beside(judges, fits, ground, 0), list[int]()
     with cluster.joined(workers):
-        there = cluster.scoring(judges, fits, ground, 0)
+        there = cluster.scoring(judges, fits, ground, 0, lambda: learnt.append(1))
+    assert len(learnt) == len(fits)
     assert [{k: v.tolist() for k, v in scores.items()} for scores in there] == [
         {k: v.tolist() for k, v in scores.items()} for scores in here
     ]

@@ -17,7 +17,9 @@ import pytest
 
 from data import releases
 from data.errors import BadInput
-from data.schema import Dataset
+from data.schema import Dataset, Schema, Split
+from data.sources import read
+from evaluators.protocol import JUDGES, grounds
 from flows import planning, stages
 from flows.folders import run_folder
 from flows.job import Job
@@ -100,6 +102,23 @@ def test_a_second_run_does_nothing(once):
     assert again.folder == Path("out/iris/v1")
     assert not seen
     assert [r.version for r in releases.releases("out")] == ["v1"]
+
+
+def test_the_bar_of_judging_moves_with_every_judge_that_has_learnt():
+    found = read("iris")
+    data = Dataset.of(found.table, Schema.infer(found.table, target=found.target))
+    ground = grounds(Split(data, data), 0, None)
+    fits = [(name, data) for name in JUDGES["tabular", "classification"]]
+    told: list[tuple[int, int]] = []
+    token = progress.set(lambda stage, done, total, text: told.append((done, total)))
+    try:
+        scoring = stages.watched(1, 2, "judges learn")
+        for _ in range(2):
+            scoring(JUDGES["tabular", "classification"], fits, ground, 0)
+    finally:
+        progress.reset(token)
+    steps = 2 * len(fits)
+    assert sorted(told) == [(round(100 + 100 * i / steps), 400) for i in range(steps + 1)]
 
 
 def test_other_gates_only_publish_again(once):

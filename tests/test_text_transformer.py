@@ -14,6 +14,7 @@ from data.texts import keys
 from generators.codecs.text import BACK, BOS, EOS, FIRST, PAD, SEP, TextCodec
 from generators.drawing import Tally
 from generators.nets.attention import turned
+from generators.nets.crossing import BothWays
 from generators.nets.words import OTHERS, Words, chosen, ruled
 from generators.text.transformer import Transformer, TransformerNet, Writing, halves, joined, renamed, told
 from generators.train import Training
@@ -48,8 +49,9 @@ def texts(n: int, length: int) -> torch.Tensor:
 
 def full(made: TransformerNet, source: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The chances [n, L, V] of every token by its definition, without groups and without a cache."""
-    memory, there = made.read(source, labels)
-    h = made(target[:, :-1], memory, there)
+    heard, there = made.heard(source, labels)
+    memory = made.read(heard, there)
+    h = made(made.spoken(target[:, :-1])[0], memory, there)
     pointer, gate = made.pointer(h, made.places(source, memory), there)
     hot = torch.nn.functional.one_hot(source, len(made.words.bias)).float()
     return gate.sigmoid()[:, :, None] * made.words.logits(h).softmax(2) + (1 - gate.sigmoid())[:, :, None] * (pointer @ hot)
@@ -128,6 +130,24 @@ def test_a_row_is_cut_into_halves_and_joined_again():
     three = torch.tensor([[7, SEP, 8, SEP, 9, EOS, PAD]])
     assert halves(three, 3)[0].tolist() == [[7, SEP, 8, PAD, PAD, PAD, PAD]]
     assert halves(three, 3)[1].tolist() == [[9, PAD, PAD, PAD, PAD, PAD, PAD]]
+
+
+def test_what_is_read_both_ways_knows_all_of_its_text_and_nothing_behind_it():
+    torch.manual_seed(0)
+    both, x, sizes = BothWays(8), torch.randn(3, 7, 8), [7, 4, 1]
+    there = torch.arange(7) < torch.tensor(sizes)[:, None]
+    with torch.no_grad():
+        found = both(x, there)
+        other = both(x + torch.randn_like(x) * ~there[:, :, None], there)
+        for row, size in enumerate(sizes):
+            alone = both(x[row : row + 1, :size], there[row : row + 1, :size])
+            assert torch.allclose(found[row, :size], alone[0], atol=1e-6)
+            assert torch.allclose(found[row, :size], other[row, :size], atol=1e-6)
+            assert torch.allclose(alone[0].flip(0)[:, 4:], both.ways[1](x[row : row + 1, :size].flip(1))[0][0], atol=1e-6)
+        changed = both(torch.cat([x[:, :3], x[:, 3:4] + 1, x[:, 4:]], 1), there)
+    assert ((changed - found)[:2].abs().sum(2) > 0)[0].all()
+    assert ((changed - found)[1, :4].abs().sum(1) > 0).all()
+    assert torch.equal(changed[2, :1], found[2, :1])
 
 
 def test_names_are_replaced_in_both_texts_alike():

@@ -7,6 +7,8 @@ together run side by side more often than not.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +37,21 @@ class Attention(nn.Module):
         query = self.query(self.before(x)).unflatten(2, (self.heads, self.size)).transpose(1, 2)
         seen = F.scaled_dot_product_attention(turned(query, start), keys[:, 0], keys[:, 1], attn_mask=there[:, None, None])
         return x + self.join(seen.transpose(1, 2).flatten(2))
+
+
+class BothWays(nn.Module):
+    """What an LSTM each way, half as wide, makes of texts of several lengths."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.ways: Any = nn.ModuleList(nn.LSTM(width, width // 2, batch_first=True) for _ in range(2))
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """x [n, S, width], of which the first places are `there`, bool [n, S]; what is made of the others means nothing."""
+        place, size = torch.arange(x.shape[1], device=x.device), there.sum(1, keepdim=True)
+        turn = torch.where(there, size - 1 - place, place)[:, :, None]  # the last place first, and back again
+        onwards, backwards = self.ways[0](x)[0], self.ways[1](x.gather(1, turn.expand_as(x)))[0]
+        return torch.cat([onwards, backwards.gather(1, turn.expand_as(backwards))], dim=2)
 
 
 class Reading(nn.Module):
