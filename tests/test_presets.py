@@ -68,6 +68,16 @@ def test_operations_are_those_of_its_layers():
     assert counter.flops == theirs.get_total_flops() == 3 * forwards - 4 * 2 * 64 * 9 * 3 * 5  # the images take no gradient
 
 
+def test_operations_of_a_recurrent_layer_are_those_of_its_products():
+    layer, x = nn.LSTM(8, 16, batch_first=True), torch.rand(3, 5, 8)
+    with Counting() as counter:
+        layer(x)[0].sum()
+    assert counter.flops == 3 * 5 * 2 * 4 * 16 * (8 + 16)
+    with Counting() as counter:
+        layer(x)[0].sum().backward()
+    assert counter.flops == 3 * 3 * 5 * 2 * 4 * 16 * (8 + 16)
+
+
 def test_the_cost_of_a_step_grows_with_its_net():
     costs = [cost(make("image/dcgan", {"width": width}), example("image/dcgan")) for width in (8, 16)]
     assert costs[0].parameters < costs[1].parameters
