@@ -386,7 +386,8 @@ def scores(
         "image": likeness,
         "multimodal": partial(captioned, asked=asked or {}),
     }
-    tell, scoring = teller("judge"), watched(1, 2, "utility: judges learn on synthetic rows, scored on real ones")
+    rounds = 2 if references else 3
+    tell, scoring = teller("judge"), watched(1, rounds, "utility: judges learn on synthetic rows, scored on real ones")
     known = {
         judge: {kind: {m: np.array(v) for m, v in of.items()} for kind, of in sets.items()} for judge, sets in (references or {}).items()
     }
