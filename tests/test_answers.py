@@ -22,7 +22,7 @@ RECIPES = {
     "image/rbm": {"training": {"epochs": 10}},
     "image/chipgan": {"training": {"steps": 2, "batch": 4}},
     "text/gpt": {"width": 32, "depth": 2, "dropout": 0.0, "training": {"steps": 400, "batch": 64, "lr": 4e-3}},
-    "text/transformer": {"width": 32, "heads": 2, "dropout": 0.0, "training": {"steps": 250, "batch": 32, "lr": 4e-3}},
+    "text/transformer": {"width": 32, "heads": 2, "dropout": 0.0, "training": {"steps": 150, "batch": 32, "lr": 4e-3}},
     "multimodal/caption_image": {"codes": 32, "coding": 0.4, "hidden": 16, "width": 32, "depth": 1, "training": {"steps": 30, "batch": 32}},
 }
 FILLING = [n for n in names() if issubclass(get(n), Answering | Naming | Translating) and not issubclass(get(n), Completing)]
