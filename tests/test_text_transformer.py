@@ -196,7 +196,7 @@ def test_a_text_ends_where_the_next_one_needs_the_room():
 
 
 def test_answers_copy_names_they_were_never_taught_and_go_back():
-    recipe = Transformer(width=32, heads=2, dropout=0.0, training=Training(steps=200, batch=64, lr=4e-3))
+    recipe = Transformer(width=32, heads=2, dropout=0.0, training=Training(steps=160, batch=64, lr=4e-3))
     model = recipe.fit(pairs(), seed=0)
     asked = pa.table({"ask": [f"open the file {name}" for name in NAMES], "told": ["?"] * len(NAMES)})
     found = model.answer(Dataset.of(asked, model.schema))
