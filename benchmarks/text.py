@@ -88,13 +88,13 @@ def geography() -> Any:
 
 
 def built_in(name: str) -> Any:
-    from data.schema import Dataset, Schema
+    from data.schema import Dataset, Schema, Split
     from data.sources import read as source
     from data.split import split
 
     found = source(name)
-    schema = Schema.infer(found.table, target=found.target, kinds=found.kinds, task=found.task)
-    return split(Dataset.of(found.table, schema))
+    whole = Dataset.of(found.table, Schema.infer(found.table, target=found.target, kinds=found.kinds, task=found.task))
+    return split(whole) if found.test is None else Split(whole, Dataset.of(found.test, whole.schema))
 
 
 CORPORA: dict[str, Callable[[], Any]] = {

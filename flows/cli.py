@@ -245,7 +245,7 @@ def datasets(options: argparse.Namespace) -> int:
     from flows.screen import table
 
     rows = [
-        [name, b.modality, b.size, b.target, b.description + (f"; {b.held:,} more held out" if b.held else "")]
+        [name, b.modality, b.size, b.target, b.description + (f"; {b.counted(b.held)} more held out" if b.held else "")]
         for name, b in catalogue().items()
     ]
     print(table(rows, ["name", "modality", "rows", "target", "description"]))

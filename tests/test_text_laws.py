@@ -114,8 +114,8 @@ def test_docstrings_are_learnt_in_a_minute(name, corpus, n):
 
 def built_in(corpus: str) -> Split:
     source = read(corpus)
-    schema = Schema.infer(source.table, target=source.target, kinds=source.kinds, task=source.task)
-    return split(Dataset.of(source.table, schema), seed=0)
+    whole = Dataset.of(source.table, Schema.infer(source.table, target=source.target, kinds=source.kinds, task=source.task))
+    return split(whole, seed=0) if source.test is None else Split(whole, Dataset.of(source.test, whole.schema))
 
 
 def told_apart(made: Dataset, test: Dataset) -> float:

@@ -17,7 +17,7 @@ class Builtin:
     """What is known of a built-in dataset before it is loaded.
 
     `origin` is `package:file`, or a loader: `sklearn:…`, `pictures:…`, `captioned:…`, `texts:…`; `held` is the number of rows that it
-    holds out beside its own. `rows` is `about` right where it depends on the versions that are installed.
+    holds out beside its own. Both are `about` right where they depend on the versions that are installed.
     """
 
     description: str
@@ -33,16 +33,20 @@ class Builtin:
     @property
     def size(self) -> str:
         """Its rows, in words."""
-        return f"{'about ' if self.about else ''}{self.rows:,}"
+        return self.counted(self.rows)
+
+    def counted(self, rows: int) -> str:
+        """So many rows, in words."""
+        return f"{'about ' if self.about else ''}{rows:,}"
 
 
 PLOTNINE, STATSMODELS = "plotnine:data/", "statsmodels:datasets/"
 
 
-def words(description: str, rows: int, x: str, y: str, loader: str, task: Task) -> Builtin:
+def words(description: str, rows: int, x: str, y: str, loader: str, task: Task, held: int = 0) -> Builtin:
     """What is known of built-in texts."""
     kinds = {x: "text", y: "category" if task == "classification" else "text"}
-    return Builtin(description, rows, y, f"texts:{loader}", kinds, "text", task=task, about=True)
+    return Builtin(description, rows, y, f"texts:{loader}", kinds, "text", held, task, about=True)
 
 
 CATALOGUE: dict[str, Builtin] = {
@@ -103,10 +107,10 @@ CATALOGUE: dict[str, Builtin] = {
         "messages of Django, Sphinx and JupyterLab, English to Spanish", 2400, "source", "target", "messages_es", "translation"
     ),
     "docstrings_code": words(
-        "functions of this Python's standard library, and what they do", 4200, "text", "code", "docstrings_code", "text-to-code"
+        "functions of this Python's standard library, and what they do", 3400, "text", "code", "docstrings_code", "text-to-code", 800
     ),
     "docstrings_summary": words(
-        "docstrings of this Python's standard library, summed up", 1900, "text", "summary", "docstrings_summary", "summarisation"
+        "docstrings of this Python's standard library, summed up", 1500, "text", "summary", "docstrings_summary", "summarisation", 400
     ),
 }
 
@@ -125,7 +129,7 @@ def load(name: str) -> tuple[pa.Table, pa.Table | None]:
     if package == "texts":
         from data.sources import texts
 
-        return texts.LOADERS[what](), None
+        return texts.LOADERS[what]()
     if package == "sklearn":
         return from_sklearn(what), None
     from data.sources import delimited
