@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from data.errors import BadInput
 from data.images import measures, pixels
 from data.schema import Column, Dataset, Schema
-from evaluators.tabular import Scores, codes, cores, label_scores, one_thread, side_by_side
+from evaluators.tabular import Scores, codes, cores, label_scores, one_thread, side_by_side, waited
 
 STEPS = 600  # of the classifier, BATCH images each
 BATCH = 128
@@ -143,7 +143,7 @@ def learnt(net: nn.Module, x: np.ndarray, y: np.ndarray, *, seed: int, steps: in
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     net.train()
     with one_thread(), torch.enable_grad():
-        for _ in range(steps):
+        for _ in waited(range(steps)):
             rows = torch.randint(len(x), (batch,), generator=rng)
             loss = F.cross_entropy(net(signed(images[rows])), answers[rows], label_smoothing=0.05)
             optimizer.zero_grad()

@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from evaluators.tabular import one_thread
+from evaluators.tabular import one_thread, waited
 
 PIECES = 3_000  # of the vocabulary, at most
 LETTERS = 400  # of the texts that are known, the most frequent ones
@@ -227,7 +227,7 @@ class Learnt:
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=self.steps, pct_start=0.2)
         began = time.perf_counter()
         with one_thread(), torch.enable_grad():
-            for rows in batches(lengths, self.steps, self.batch, rng):
+            for rows in waited(batches(lengths, self.steps, self.batch, rng)):
                 hidden = [hiding(asked[i], some(doubtful[i], rng)) for i in rows]
                 before = [self.pieces.encode(asked[i], h, LONGEST[0]) for i, h in zip(rows, hidden, strict=True)]
                 after = padded([[BEGIN, *self.pieces.encode(told[i], h, LONGEST[1]), END] for i, h in zip(rows, hidden, strict=True)])

@@ -7,10 +7,12 @@ to metrics: predictions are made once, and every redraw of the test rows (a colu
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ LEVELS = 250  # values of a category that a judge tells apart: the most frequent
 LINEAR_LEVELS = 30  # the same for the linear judge, which pays for each with a column
 CLASSES = 50  # classes a judge learns: the most frequent ones; the others get probability 0
 TREES = 300  # trees of a boosted classifier, shared out among its classes, at most 100 each
+HERE = threading.local()  # of each thread of `side_by_side`: `dropped` is set when nobody waits for it any more
 
 
 def measured(schema: Schema) -> list[Column]:
@@ -134,20 +137,38 @@ def cores() -> int:
 
 
 def side_by_side(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """The function of each item, in order, one thread a core: how this package uses more than one core."""
+    """The function of each item, in order, one thread a core: how this package uses more than one core.
+
+    An interruption, or an error of one, ends the others at the next of their `waited` steps.
+    """
     import scipy.linalg  # noqa: F401  (its BLAS has to be loaded to be limited)
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     # filters are the whole process's and scikit-learn resets them in each thread, so warnings are collected and sorted out afterwards
-    with one_thread(), threadpool_limits(1, "blas"), warnings.catch_warnings(record=True) as heard, ThreadPoolExecutor(cores()) as pool:
-        results = list(pool.map(function, items))
+    dropped = threading.Event()
+    pool = ThreadPoolExecutor(cores(), initializer=partial(setattr, HERE, "dropped", dropped))
+    with one_thread(), threadpool_limits(1, "blas"), warnings.catch_warnings(record=True) as heard, pool:
+        try:
+            results = list(pool.map(function, items))
+        except BaseException:
+            dropped.set()
+            raise
     for w in heard:
         expected = issubclass(w.category, ConvergenceWarning)  # a hundred steps are the linear judge's definition
         race = "sklearn.utils.parallel.delayed" in str(w.message)  # it met filters that another thread had just reset
         if not (expected or race):
             warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
     return results
+
+
+def waited(steps: Iterable[Any]) -> Iterator[Any]:
+    """The steps of something that takes long, as long as somebody waits for it. CancelledError after that."""
+    dropped = getattr(HERE, "dropped", None)
+    for step in steps:
+        if dropped is not None and dropped.is_set():
+            raise CancelledError
+        yield step
 
 
 @contextmanager

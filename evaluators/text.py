@@ -29,7 +29,7 @@ from data.schema import Column, Dataset, Schema
 from data.texts import faithful, words
 from evaluators.executing import same_answers
 from evaluators.seq2seq import Learnt, steps_for
-from evaluators.tabular import Judge, Scores, cores, label_scores, one_thread, side_by_side
+from evaluators.tabular import Judge, Scores, cores, label_scores, one_thread, side_by_side, waited
 
 DECODED = 1_000  # test rows that are answered
 TRIED = (20, 1_000)  # steps, of so many pairs, that show how long a judge learns to answer
@@ -142,7 +142,7 @@ def averaged(rows: list[list[str]], y: np.ndarray, others: list[list[str]], seed
     sparse, dense = torch.optim.SparseAdam([vectors], lr=BAG_RATE), torch.optim.AdamW([weight, bias], lr=BAG_RATE)
     truth = torch.from_numpy(y)
     with one_thread(), torch.enable_grad():
-        for step in range(BAG_STEPS):
+        for step in waited(range(BAG_STEPS)):
             chosen = torch.randint(len(seen), (BAG_BATCH,), generator=rng)
             loss = F.cross_entropy(logits([seen[i] for i in chosen.tolist()]), truth[chosen], label_smoothing=0.1)
             for optimizer in (sparse, dense):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import threading
 import warnings
+from concurrent.futures import CancelledError
 from datetime import datetime, timedelta
 from itertools import combinations
 
@@ -14,12 +16,13 @@ import pytest
 from data.arrow import IMAGE_TYPE
 from data.errors import BadInput
 from data.schema import Column, Dataset, Schema, Split
-from evaluators import histograms, tabular
+from evaluators import histograms, image, tabular, text
 from evaluators.attacks import attacks
 from evaluators.fidelity import fidelity, shape_errors, trend_errors
 from evaluators.gates import Thresholds, check
 from evaluators.privacy import privacy
 from evaluators.protocol import EFFORT, TABLE, references, utility
+from evaluators.seq2seq import Learnt
 from evaluators.tabular import classification_scores, regression_scores, roc_auc
 
 
@@ -457,3 +460,42 @@ def test_categories_past_the_limit_and_unknown_ones_count_as_missing(monkeypatch
     np.testing.assert_array_equal(first[:, 0], [0, 0, 0, 1, 1, np.nan, np.nan])
     np.testing.assert_array_equal(second[:, 0], [1, np.nan, np.nan, 0])
     assert pd.isna(second[1, 0])
+
+
+# ---------------------------------------------------------------- side by side
+
+
+LONG = 50_000  # steps, minutes
+
+
+def long_bag(monkeypatch):
+    monkeypatch.setattr(text, "BAG_STEPS", LONG)
+    text.averaged([["a", "b"], ["c"]] * 40, np.arange(80) % 2, [["a"]])
+
+
+@pytest.mark.parametrize(
+    "learn",
+    [
+        long_bag,
+        lambda _: Learnt(["a b", "c"] * 40, ["b", "c d"] * 40, 0, LONG),
+        lambda _: image.classifier(np.zeros((40, 1, 8, 8), np.uint8), np.arange(40) % 2, 2, 0, LONG),
+    ],
+    ids=["bag", "seq2seq", "cnn"],
+)
+def test_nothing_goes_on_learning_beside_an_error(monkeypatch, learn):
+    """Nor after Ctrl-C, which would have to wait for it."""
+    monkeypatch.setattr(tabular, "cores", lambda: 2)
+    begun, ended = threading.Event(), threading.Event()
+
+    def work(wrong: bool) -> None:
+        if wrong:
+            assert begun.wait(timeout=60)
+            raise BadInput("no")
+        begun.set()
+        with pytest.raises(CancelledError):
+            learn(monkeypatch)
+        ended.set()
+
+    with pytest.raises(BadInput, match="no"):
+        tabular.side_by_side(work, [True, False])
+    assert ended.is_set()
