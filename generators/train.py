@@ -29,7 +29,7 @@ CHECKPOINT_SECONDS = 20.0
 TYPICAL = 30_000  # rows for which a recipe states its weight decay
 SHARE = 0.9  # of the minutes, for steps; the rest is for what stands around them
 WARM = 3  # steps that say nothing about how long one takes
-SMALL = 1_000_000  # parameters below which a second thread costs more, in waiting, than it gains
+SMALL = 500_000  # parameters below which a second thread costs more, in waiting, than it gains
 Loss = Callable[[Any, tuple[Tensor, ...], str], Tensor]
 
 

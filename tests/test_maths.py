@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
+from torch.nn import Conv2d, Linear
 
 from data.schema import Dataset, Schema
 from generators.codecs.table import MixedCodec, TokenCodec
@@ -16,7 +17,7 @@ from generators.nets.mlp import calibrate, cross_entropy, draw, log_softmax, one
 from generators.registry import make
 from generators.tabular.gan import balanced
 from generators.tabular.made import MADE, MaskedNet
-from generators.train import Batches, Training, train
+from generators.train import SMALL, Batches, Training, few_threads, train
 
 torch.set_num_threads(1)
 SIZES = [2, 3, 2, 4]
@@ -405,6 +406,18 @@ def test_dropout_falls_with_the_rate():
     assert seen[50:] == sorted(seen[50:], reverse=True)
     assert seen[75] == pytest.approx(0.2)
     assert seen[-1] == pytest.approx(0.4 / 50)
+
+
+@pytest.mark.parametrize(("net", "threads"), [(Linear(SMALL - 2, 1), 1), (Linear(SMALL, 1), 2), (Conv2d(1, 1, 3), 2)])
+def test_a_small_net_is_at_work_on_one_thread_and_gives_the_others_back(net, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with few_threads(net):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_loss_that_is_no_number_stops_the_run():

@@ -45,7 +45,7 @@ class GPT(Neural, Answering, Choosing, Naming):
     dropout: float = 0.2
     temperature: float = 1.0
     top_p: float = 0.95
-    candidates: int = 3
+    candidates: int = 4
     emphasis: float = 8.0
     training: Training = Training(epochs=22, least_steps=1500, batch=64, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05, patience=3)
     codec: ClassVar[type[TextCodec]] = TextCodec
