@@ -56,7 +56,7 @@ def test_of_no_draws_nothing_can_be_chosen(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("corpus", "n"), [("home_intents", 1000), ("messages_es", 500)])
+@pytest.mark.parametrize(("corpus", "n"), [("home_intents", 1000), ("messages_es", 350)])
 @pytest.mark.parametrize("name", each("text"))
 def test_a_built_in_corpus_is_learnt_with_the_defaults_in_a_minute(name, corpus, n):
     """Fit, sample and judge: labels can be learnt from what is made, and of pairs the answers belong to what they answer.
