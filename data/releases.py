@@ -117,10 +117,10 @@ def publish(staged: Path, root: Place | str, dataset: str, manifest: Mapping[str
             files = described(staged)
             while not moved(staged, home / f"v{number}", dataset, manifest, files, at, "_SUCCESS"):
                 number += 1  # another publisher, where there are no locks, took this number
-            if number > _number(latest(home) or ""):
-                point(home, number)
-            if isinstance(home, Remote) and complete(home)[-1] > number:
-                point(home, complete(home)[-1])  # a newer one was published meanwhile
+            newest, said = number, _number(latest(home) or "")
+            while newest > said:  # whoever writes looks again: where there are no locks, a newer one may have been published meanwhile
+                point(home, newest)
+                newest, said = complete(home)[-1], newest
     return home / f"v{number}"
 
 

@@ -197,6 +197,32 @@ def test_publishers_at_once_get_numbers_of_their_own(bucket):
         one.verify()
 
 
+@pytest.mark.parametrize("where", ["store", "disk without locks"])
+def test_whoever_writes_latest_late_leaves_it_on_the_newest(request, tmp_path, monkeypatch, where):
+    """Before each of its first writes of LATEST a publisher is overtaken by another one, from start to end."""
+
+    def refuse(*_):
+        raise OSError
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    root = request.getfixturevalue("bucket") if where == "store" else str(tmp_path / "out")
+    write, overtaking, written = store.point, [True] * 3, []
+
+    def late(home, number):
+        if overtaking:
+            rest = overtaking[1:]
+            overtaking.clear()
+            release(root)
+            overtaking.extend(rest)
+        write(home, number)
+        written.append(number)
+
+    monkeypatch.setattr(store, "point", late)
+    assert release(root).name == "v1"
+    assert written == [2, 1, 3, 2, 4, 3, 4]  # the others', which are in time, and between them the late ones
+    assert latest(place(root) / "shop") == "v4"
+
+
 def test_back_retired_and_rejected(bucket):
     for _ in range(4):
         release(bucket)
