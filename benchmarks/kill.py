@@ -171,8 +171,8 @@ def listed(home: Path) -> Iterator[str]:
     """What is wrong with anything that stands there, found without Alfar's own code."""
     for name in os.listdir(home):
         folder = home / name
-        if name in ("LATEST", ".LATEST"):
-            if name == "LATEST" and not (home / folder.read_text().strip() / "_SUCCESS").is_file():
+        if name == "LATEST":
+            if not (home / folder.read_text().strip() / "_SUCCESS").is_file():
                 yield "LATEST leads nowhere"
             continue
         try:

@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data.card import card, headline
-from data.disk import locked, replaced, sha256, size, sync, write, writing
+from data.disk import locked, sha256, size, sync, write, writing
 from data.errors import BadInput
 from data.stores import Place, Remote, deliver, place, spool
 
@@ -175,7 +175,10 @@ def point(home: Place, number: int) -> None:
     if isinstance(home, Remote):
         (home / "LATEST").write_text(f"v{number}\n")
     else:
-        replaced(home / "LATEST", f"v{number}\n")
+        with staging(home.parent, home.name) as own:
+            write(own / "LATEST", f"v{number}\n")
+            os.replace(own / "LATEST", home / "LATEST")
+        sync(home)
 
 
 def quarantine(staged: Path, root: Place | str, dataset: str, manifest: Mapping[str, Any], reasons: Sequence[str]) -> Place:

@@ -199,28 +199,28 @@ def test_publishers_at_once_get_numbers_of_their_own(bucket):
 
 @pytest.mark.parametrize("where", ["store", "disk without locks"])
 def test_whoever_writes_latest_late_leaves_it_on_the_newest(request, tmp_path, monkeypatch, where):
-    """Before each of its first writes of LATEST a publisher is overtaken by another one, from start to end."""
+    """The first three times that a publisher is about to write LATEST, another one overtakes it from start to end."""
 
     def refuse(*_):
         raise OSError
 
     monkeypatch.setattr("fcntl.flock", refuse)
     root = request.getfixturevalue("bucket") if where == "store" else str(tmp_path / "out")
-    write, overtaking, written = store.point, [True] * 3, []
+    module, name = (store, "point") if where == "store" else (os, "replace")
+    write, overtakers, said = getattr(module, name), [1, 1, 1], []
 
-    def late(home, number):
-        if overtaking:
-            rest = overtaking[1:]
-            overtaking.clear()
+    def late(*what):
+        if overtakers:
+            rest = overtakers[1:]
+            overtakers.clear()
             release(root)
-            overtaking.extend(rest)
-        write(home, number)
-        written.append(number)
+            overtakers.extend(rest)
+        write(*what)
+        said.append(latest(place(root) / "shop"))
 
-    monkeypatch.setattr(store, "point", late)
+    monkeypatch.setattr(module, name, late)
     assert release(root).name == "v1"
-    assert written == [2, 1, 3, 2, 4, 3, 4]  # the others', which are in time, and between them the late ones
-    assert latest(place(root) / "shop") == "v4"
+    assert said == ["v2", "v1", "v3", "v2", "v4", "v3", "v4"]  # an overtaker's, and the late one, each time
 
 
 def test_back_retired_and_rejected(bucket):
